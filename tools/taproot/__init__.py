@@ -1,0 +1,3 @@
+"""Desktop side of Taproot: emulator, drill, probe, trust, ca, device, bench and simulate."""
+
+__version__ = "0.1.0"
