@@ -1,79 +1,77 @@
-"""The exception tree of the package, nothing else.
+"""The exceptions of the package.
 
-Responsible for: the classes an application catches, and `cause`, because MicroPython keeps no
-exception chain. Not for: deciding which class a failure gets (tls/verdict.py, transport.py,
-client.py) and the codes of trust packages (trust/errors.py).
+Responsible for: one plain tree, rooted in `AzureIoTError`; every failure a user can meet is one
+of these. Not responsible for: deciding which one applies (tls/verdict.py, transport.py, mqtt/).
 
-    AzureIoTError                .cause
-      ClockError                 sync the clock first: certificate dates and SAS expiry need it
-      CredentialError            wrong key or certificate: do not retry blindly
-      TrustError                 .code    the server's chain or a trust package is not acceptable
-      ConnectionFailedError      .reason  could not connect; retry with backoff
-      ConnectionDroppedError     the connection ended; reconnect
-      ProtocolError              .rule    the peer broke a protocol rule
-      ServiceError               .status .retry_after   the service said no
-      QueueFullError             nothing was sent; slow down
+Every error keeps the exception that caused it in `.cause`: MicroPython has no exception chain.
+None derives from OSError as well: MicroPython cannot lay out such a class.
 """
 
 
 class AzureIoTError(Exception):
-    """Base of everything this package raises; `cause` is the exception underneath or None."""
+    """Root of the tree; `.cause` is the exception underneath or None."""
 
-    def __init__(self, text: str, cause: Exception | None = None) -> None:
-        Exception.__init__(self, text)
+    def __init__(self, text: str = "", cause: "Exception | None" = None) -> None:
+        super().__init__(text)
         self.cause = cause
 
 
 class ClockError(AzureIoTError):
-    """The device's time is not plausible."""
+    """The device time is not plausible: synchronise it first (TLS dates, SAS expiry)."""
 
 
 class CredentialError(AzureIoTError):
-    """The key or certificate is wrong, or the service refuses this device."""
+    """A wrong key or certificate, or the hub refuses this device: do not retry blindly."""
 
 
 class TrustError(AzureIoTError):
-    """A certificate chain or a trust package is not acceptable; `code` says why."""
+    """The server's chain or a trust package is not acceptable; `.code` is from a closed list."""
 
-    def __init__(self, text: str, code: str = "X509", cause: Exception | None = None) -> None:
-        AzureIoTError.__init__(self, text, cause)
+    def __init__(
+        self, text: str = "", code: "str | None" = None, cause: "Exception | None" = None
+    ) -> None:
+        super().__init__(text, cause)
         self.code = code
 
 
 class ConnectionFailedError(AzureIoTError):
-    """No connection came about; `reason` is one word (dns, tcp, timeout, memory, tls)."""
+    """No connection came about; `.reason` is one word ("dns", "tcp", "tls", "connack", …)."""
 
-    def __init__(self, text: str, reason: str = "", cause: Exception | None = None) -> None:
-        AzureIoTError.__init__(self, text, cause)
+    def __init__(
+        self, text: str = "", reason: str = "network", cause: "Exception | None" = None
+    ) -> None:
+        super().__init__(text, cause)
         self.reason = reason
 
 
 class ConnectionDroppedError(AzureIoTError):
-    """An established connection ended."""
+    """A connection that stood has ended."""
 
 
 class ProtocolError(AzureIoTError):
-    """The peer broke a rule of the protocol; `rule` cites it (for instance MQTT-3.2.2-1)."""
+    """The peer broke a rule of the protocol; `.rule` names it ("MQTT-3.3.1-4")."""
 
-    def __init__(self, text: str, rule: str = "", cause: Exception | None = None) -> None:
-        AzureIoTError.__init__(self, text, cause)
+    def __init__(
+        self, text: str = "", rule: "str | None" = None, cause: "Exception | None" = None
+    ) -> None:
+        super().__init__(text, cause)
         self.rule = rule
 
 
 class ServiceError(AzureIoTError):
-    """The service answered with an error status; `retry_after` is in seconds or None."""
+    """The service said no; `.status` is its number, `.retry_after` its wish in seconds."""
 
     def __init__(
         self,
-        text: str,
-        status: int = 0,
-        retry_after: int | None = None,
-        cause: Exception | None = None,
+        text: str = "",
+        status: "int | None" = None,
+        retry_after: "int | None" = None,
+        cause: "Exception | None" = None,
     ) -> None:
-        AzureIoTError.__init__(self, text, cause)
+        super().__init__(text, cause)
         self.status = status
         self.retry_after = retry_after
 
 
 class QueueFullError(AzureIoTError):
-    """A bounded queue is full; nothing was sent."""
+    """A bounded queue has no room and the caller chose not to wait."""

@@ -1,0 +1,64 @@
+"""A bounded queue from the link to the application.
+
+Responsible for: keeping the newest `size` items, counting what it drops, waking one reader.
+Not responsible for: what the items mean. No async generator: MicroPython has none.
+
+    inbox = Inbox(16)
+    inbox.put(message)               # from the link; never waits
+    async for message in inbox: …    # ends after close()
+"""
+
+import asyncio
+
+
+class Inbox:
+    """Keep up to `size` items in order; a put into a full inbox drops the oldest."""
+
+    def __init__(self, size: int) -> None:
+        self._items = []
+        self._size = size
+        self._event = asyncio.Event()
+        self._closed = False
+        self.drops = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put(self, item: object) -> "object | None":
+        """Add `item`; return the item that had to go, or None."""
+        dropped = None
+        if len(self._items) >= self._size:
+            dropped = self._items.pop(0)
+            self.drops += 1
+        self._items.append(item)
+        self._event.set()
+        return dropped
+
+    def get_nowait(self) -> "object | None":
+        """Return the oldest item, or None when there is none."""
+        return self._items.pop(0) if self._items else None
+
+    async def get(self) -> object:
+        """Wait for the oldest item. Raises EOFError once the inbox is closed and empty."""
+        while not self._items:
+            if self._closed:
+                raise EOFError("inbox closed")
+            self._event.clear()
+            await self._event.wait()
+        return self._items.pop(0)
+
+    def close(self) -> None:
+        """End every `async for` after the items still inside."""
+        self._closed = True
+        self._event.set()
+
+    def __aiter__(self) -> "Inbox":
+        return self
+
+    async def __anext__(self) -> object:
+        if self._closed and not self._items:
+            raise StopAsyncIteration
+        try:
+            return await self.get()
+        except EOFError:
+            raise StopAsyncIteration
