@@ -1,0 +1,89 @@
+"""Percent-encoding and the property bags of IoT Hub topics.
+
+Responsible for: `quote`, `unquote`, bags (`a=1&b=`), the query tail of a topic (`?$rid=1`).
+Not for: topics themselves (hub.py, dps.py), tokens (sas.py).
+Source: RFC 3986 §2.1; a space is `%20`, never `+`, and a key may stand without `=`.
+"""
+
+from micropython import const
+
+_SAFE = b"-._~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_PERCENT = const(0x25)
+
+
+def quote(text: str) -> str:
+    """Percent-encode everything but letters, digits and `-._~`, with upper-case digits.
+
+    Shape: `a b/ü` becomes `a%20b%2F%C3%BC`.
+    """
+    raw = text.encode()
+    for byte in raw:
+        if byte not in _SAFE:
+            return "".join([chr(b) if b in _SAFE else "%%%02X" % b for b in raw])
+    return text
+
+
+def unquote(text: str) -> str:
+    """Undo `quote`; a `%` without two hexadecimal digits behind it stays as it is.
+
+    Raises UnicodeError when the bytes are not UTF-8.
+    """
+    if "%" not in text:
+        return text
+    raw = text.encode()
+    out = bytearray()
+    at = 0
+    while at < len(raw):
+        byte = raw[at]
+        if byte == _PERCENT and _is_hex(raw[at + 1 : at + 3]):
+            byte = int(raw[at + 1 : at + 3], 16)
+            at += 2
+        out.append(byte)
+        at += 1
+    return bytes(out).decode()
+
+
+def _is_hex(pair: bytes) -> bool:
+    if len(pair) != 2:
+        return False
+    for byte in pair:
+        if byte not in b"0123456789abcdefABCDEF":
+            return False
+    return True
+
+
+def encode_bag(properties: dict) -> str:
+    """Encode a property bag: `a=1&b=&c`; a value of None gives a key without `=`."""
+    parts = []
+    for key, value in properties.items():
+        if value is None:
+            parts.append(quote(key))
+        else:
+            parts.append("%s=%s" % (quote(key), quote(_text(value))))
+    return "&".join(parts)
+
+
+def _text(value: object) -> str:
+    """Give a property value as text; JSON's spelling for booleans."""
+    if value is True:
+        return "true"
+    if value is False:
+        return "false"
+    return value if isinstance(value, str) else str(value)
+
+
+def decode_bag(bag: str) -> dict:
+    """Decode a property bag, with or without a leading `?` or a trailing `/`.
+
+    `a=1&b=&c` gives `{"a": "1", "b": "", "c": None}`. Raises UnicodeError.
+    """
+    if bag.startswith("?"):
+        bag = bag[1:]
+    if bag.endswith("/"):
+        bag = bag[:-1]
+    found = {}
+    for part in bag.split("&"):
+        key, equals, value = part.partition("=")
+        if key:
+            found[unquote(key)] = unquote(value) if equals else None
+    return found
