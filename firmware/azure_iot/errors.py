@@ -1,77 +1,79 @@
-"""The exceptions of the package.
+"""The exception tree of the package, nothing else.
 
-Responsible for: one plain tree, rooted in `AzureIoTError`; every failure a user can meet is one
-of these. Not responsible for: deciding which one applies (tls/verdict.py, transport.py, mqtt/).
+Responsible for: the classes an application catches, and `cause`, because MicroPython keeps no
+exception chain. Not for: deciding which class a failure gets (tls/verdict.py, transport.py,
+client.py) and the codes of trust packages (trust/errors.py).
 
-Every error keeps the exception that caused it in `.cause`: MicroPython has no exception chain.
-None derives from OSError as well: MicroPython cannot lay out such a class.
+    AzureIoTError                .cause
+      ClockError                 sync the clock first: certificate dates and SAS expiry need it
+      CredentialError            wrong key or certificate: do not retry blindly
+      TrustError                 .code    the server's chain or a trust package is not acceptable
+      ConnectionFailedError      .reason  could not connect; retry with backoff
+      ConnectionDroppedError     the connection ended; reconnect
+      ProtocolError              .rule    the peer broke a protocol rule
+      ServiceError               .status .retry_after   the service said no
+      QueueFullError             nothing was sent; slow down
 """
 
 
 class AzureIoTError(Exception):
-    """Root of the tree; `.cause` is the exception underneath or None."""
+    """Base of everything this package raises; `cause` is the exception underneath or None."""
 
-    def __init__(self, text: str = "", cause: "Exception | None" = None) -> None:
-        super().__init__(text)
+    def __init__(self, text: str, cause: Exception | None = None) -> None:
+        Exception.__init__(self, text)
         self.cause = cause
 
 
 class ClockError(AzureIoTError):
-    """The device time is not plausible: synchronise it first (TLS dates, SAS expiry)."""
+    """The device's time is not plausible."""
 
 
 class CredentialError(AzureIoTError):
-    """A wrong key or certificate, or the hub refuses this device: do not retry blindly."""
+    """The key or certificate is wrong, or the service refuses this device."""
 
 
 class TrustError(AzureIoTError):
-    """The server's chain or a trust package is not acceptable; `.code` is from a closed list."""
+    """A certificate chain or a trust package is not acceptable; `code` says why."""
 
-    def __init__(
-        self, text: str = "", code: "str | None" = None, cause: "Exception | None" = None
-    ) -> None:
-        super().__init__(text, cause)
+    def __init__(self, text: str, code: str = "X509", cause: Exception | None = None) -> None:
+        AzureIoTError.__init__(self, text, cause)
         self.code = code
 
 
 class ConnectionFailedError(AzureIoTError):
-    """No connection came about; `.reason` is one word ("dns", "tcp", "tls", "connack", …)."""
+    """No connection came about; `reason` is one word (dns, tcp, timeout, memory, tls)."""
 
-    def __init__(
-        self, text: str = "", reason: str = "network", cause: "Exception | None" = None
-    ) -> None:
-        super().__init__(text, cause)
+    def __init__(self, text: str, reason: str = "", cause: Exception | None = None) -> None:
+        AzureIoTError.__init__(self, text, cause)
         self.reason = reason
 
 
 class ConnectionDroppedError(AzureIoTError):
-    """A connection that stood has ended."""
+    """An established connection ended."""
 
 
 class ProtocolError(AzureIoTError):
-    """The peer broke a rule of the protocol; `.rule` names it ("MQTT-3.3.1-4")."""
+    """The peer broke a rule of the protocol; `rule` cites it (for instance MQTT-3.2.2-1)."""
 
-    def __init__(
-        self, text: str = "", rule: "str | None" = None, cause: "Exception | None" = None
-    ) -> None:
-        super().__init__(text, cause)
+    def __init__(self, text: str, rule: str = "", cause: Exception | None = None) -> None:
+        AzureIoTError.__init__(self, text, cause)
         self.rule = rule
 
 
 class ServiceError(AzureIoTError):
-    """The service said no; `.status` is its number, `.retry_after` its wish in seconds."""
+    """The service answered with an error status; `retry_after` is in seconds or None."""
 
     def __init__(
         self,
-        text: str = "",
-        status: "int | None" = None,
-        retry_after: "int | None" = None,
-        cause: "Exception | None" = None,
+        text: str,
+        status: int = 0,
+        retry_after: int | None = None,
+        cause: Exception | None = None,
     ) -> None:
-        super().__init__(text, cause)
+        AzureIoTError.__init__(self, text, cause)
         self.status = status
         self.retry_after = retry_after
 
 
 class QueueFullError(AzureIoTError):
-    """A bounded queue has no room and the caller chose not to wait."""
+    """A bounded queue is full; nothing was sent."""
