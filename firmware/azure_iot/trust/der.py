@@ -1,0 +1,215 @@
+"""The few facts of an X.509 certificate that decide whether it can be a root.
+
+Responsible for: a strict DER walk (definite, minimal lengths; nothing behind the end), version,
+names, dates, BasicConstraints, KeyUsage (R-26, R-27). Not for: signatures and chains; mbedTLS
+judges those at every handshake. Specification: RFC 5280 section 4.1, X.690.
+"""
+
+from hashlib import sha256
+
+from micropython import const
+
+from .errors import MalformedError, NotCAError
+
+_SEQUENCE = const(0x30)
+_SET = const(0x31)
+_INTEGER = const(0x02)
+_BOOLEAN = const(0x01)
+_BIT_STRING = const(0x03)
+_OCTET_STRING = const(0x04)
+_OID = const(0x06)
+_UTC_TIME = const(0x17)
+_GENERALIZED_TIME = const(0x18)
+_VERSION = const(0xA0)
+_EXTENSIONS = const(0xA3)
+
+_KEY_CERT_SIGN = const(0x04)  # bit 5, counted from the most significant
+_BASIC_CONSTRAINTS = b"\x55\x1d\x13"
+_KEY_USAGE = b"\x55\x1d\x0f"
+
+
+class Walk:
+    """Elements of one DER value, first to last; `tag` and `start`..`end` name the present one."""
+
+    def __init__(self, data: bytes, start: int, end: int) -> None:
+        self._data = data
+        self._next = start
+        self._last = end
+        self.tag = 0
+        self.head = 0
+        self.start = start
+        self.end = start
+
+    def more(self) -> bool:
+        """Tell whether another element follows."""
+        return self._next < self._last
+
+    def step(self, tag: int = 0) -> "Walk":
+        """Go to the next element, which must have `tag` if one is given."""
+        data = self._data
+        at = self._next
+        if at + 2 > self._last:
+            raise MalformedError("certificate ends early")
+        self.head = at
+        self.tag = data[at]
+        length = data[at + 1]
+        at += 2
+        if length >= 0x80:
+            count = length & 0x7F
+            if not 1 <= count <= 2 or at + count > self._last:
+                raise MalformedError("certificate: length form not allowed")
+            length = 0
+            for _ in range(count):
+                length = length << 8 | data[at]
+                at += 1
+            if length < 0x80 or (count == 2 and length < 0x100):
+                raise MalformedError("certificate: length not minimal")
+        self.start = at
+        self.end = self._next = at + length
+        if self.end > self._last:
+            raise MalformedError("certificate ends early")
+        if tag and self.tag != tag:
+            raise MalformedError("certificate: tag %d, %d expected" % (self.tag, tag))
+        return self
+
+    def inside(self) -> "Walk":
+        """Walk the elements within the present one."""
+        return Walk(self._data, self.start, self.end)
+
+    def value(self) -> bytes:
+        """Return the contents of the present element."""
+        return self._data[self.start : self.end]
+
+
+class Facts:
+    """What the store keeps about a root: `subject`, `issuer` (raw names), dates, `serial`."""
+
+    def __init__(self) -> None:
+        self.version = 1
+        self.issuer = b""
+        self.subject = b""
+        self.not_before = 0
+        self.not_after = 0
+        self.public_key = b""
+        self.is_ca = False
+        self.may_sign = True
+
+
+def read(der: bytes) -> Facts:
+    """Return the facts of one certificate, which must fill `der` exactly."""
+    outer = Walk(der, 0, len(der)).step(_SEQUENCE)
+    if outer.end != len(der):
+        raise MalformedError("bytes after the certificate")
+    parts = outer.inside()
+    facts = Facts()
+    _body(der, parts.step(_SEQUENCE).inside(), facts)
+    parts.step(_SEQUENCE)
+    parts.step(_BIT_STRING)
+    if parts.more():
+        raise MalformedError("certificate: more than three parts")
+    return facts
+
+
+def require_root(der: bytes) -> Facts:
+    """Return the facts of a certificate that may act as a root (RFC 5280 sections 4.2.1.3, .9)."""
+    facts = read(der)
+    if facts.version != 3:
+        raise NotCAError("certificate version %d, 3 required" % facts.version)
+    if not facts.is_ca:
+        raise NotCAError("certificate is not marked as an authority")
+    if not facts.may_sign:
+        raise NotCAError("certificate may not sign certificates")
+    return facts
+
+
+def _body(der: bytes, body: Walk, facts: Facts) -> None:
+    body.step()
+    if body.tag == _VERSION:
+        facts.version = int.from_bytes(body.inside().step(_INTEGER).value(), "big") + 1
+        body.step()
+    if body.tag != _INTEGER:
+        raise MalformedError("certificate: no serial number")
+    body.step(_SEQUENCE)
+    body.step(_SEQUENCE)
+    facts.issuer = der[body.head : body.end]
+    dates = body.step(_SEQUENCE).inside()
+    facts.not_before = _time(dates.step())
+    facts.not_after = _time(dates.step())
+    body.step(_SEQUENCE)
+    facts.subject = der[body.head : body.end]
+    body.step(_SEQUENCE)
+    facts.public_key = der[body.head : body.end]
+    while body.more():
+        body.step()
+        if body.tag == _EXTENSIONS:
+            _extensions(body.inside().step(_SEQUENCE).inside(), facts)
+
+
+def _extensions(items: Walk, facts: Facts) -> None:
+    seen = []
+    while items.more():
+        item = items.step(_SEQUENCE).inside()
+        name = item.step(_OID).value()
+        if name in seen:
+            raise MalformedError("certificate: extension twice")
+        seen.append(name)
+        item.step()
+        if item.tag == _BOOLEAN:
+            item.step()
+        if item.tag != _OCTET_STRING:
+            raise MalformedError("certificate: extension without value")
+        if name == _BASIC_CONSTRAINTS:
+            flags = item.inside().step(_SEQUENCE).inside()
+            facts.is_ca = (
+                flags.more() and flags.step().tag == _BOOLEAN and flags.value() == b"\xff"
+            )
+        elif name == _KEY_USAGE:
+            bits = item.inside().step(_BIT_STRING).value()
+            facts.may_sign = len(bits) >= 2 and bool(bits[1] & _KEY_CERT_SIGN)
+
+
+def _time(item: Walk) -> int:
+    """Return Unix seconds of `YYMMDDHHMMSSZ` or `YYYYMMDDHHMMSSZ` (RFC 5280 section 4.1.2.5)."""
+    text = item.value()
+    if item.tag == _UTC_TIME and len(text) == 13:
+        text = (b"19" if text[0] >= 0x35 else b"20") + text
+    elif item.tag != _GENERALIZED_TIME or len(text) != 15:
+        raise MalformedError("certificate: date form")
+    if text[14] != 0x5A or text[:14].strip(b"0123456789"):
+        raise MalformedError("certificate: date form")
+    return unix_seconds(
+        int(text[:4]),
+        int(text[4:6]),
+        int(text[6:8]),
+        int(text[8:10]) * 3600 + int(text[10:12]) * 60 + int(text[12:14]),
+    )
+
+
+def unix_seconds(year: int, month: int, day: int, seconds: int) -> int:
+    """Return Unix seconds of a date of the Gregorian calendar, whatever epoch the port counts."""
+    # Years begin in March, so that the leap day is the last of its year.
+    if month <= 2:
+        year -= 1
+        month += 12
+    days = 365 * year + year // 4 - year // 100 + year // 400 + (153 * month - 457) // 5 + day
+    return (days - 719469) * 86400 + seconds
+
+
+def name_digest(name: bytes) -> bytes:
+    """Return a digest equal for names that RFC 5280 section 7.1 holds equal.
+
+    String types, letter case and surplus spaces do not count, so that an intermediate that spells
+    its issuer as UTF8String still finds a root that spells itself as PrintableString.
+    """
+    digest = sha256()
+    outer = Walk(name, 0, len(name)).step(_SEQUENCE).inside()
+    while outer.more():
+        group = outer.step(_SET).inside()
+        while group.more():
+            pair = group.step(_SEQUENCE).inside()
+            digest.update(pair.step(_OID).value())
+            text = b" ".join([w for w in pair.step().value().lower().split(b" ") if w])
+            digest.update(bytes((len(text) & 0xFF,)))
+            digest.update(text)
+        digest.update(b"\x00")
+    return digest.digest()
