@@ -1,0 +1,271 @@
+"""Refusals: what would strand a fleet, found before anything is signed or published.
+
+Responsible for: comparing the next bundle with the one before, with what devices reported and
+with the key chain old devices must walk; each finding has a code and a reason.
+Not for: what a single device would refuse (builder.py, verify.py).
+
+A refusal is lifted only by telling twice: `--despite CODE` names exactly this refusal, and
+`--confirm-fleet NAME` names the fleet that carries the consequence. The ledger keeps both.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from taproot.console import PromiseFailed
+from taproot.trust.package import MAX_KEYSETS
+from taproot.trust.roots import Catalogue, describe
+from taproot.trust.workspace import Settings
+
+PROBE_AGE = 7 * 86400
+CODES = {
+    "no-status": "what the fleet uses now is not known",
+    "in-use": "a root goes away that devices or probes saw in use",
+    "unproven": "a root goes away and nothing newer than 7 days proves the remaining ones",
+    "below-floor": "devices would refuse the version",
+    "unwalkable": "devices with the oldest bootstrap key-set cannot walk to the present one",
+    "root-expires": "a root ends before the longest-absent device is back",
+    "bundle-expires": "the bundle ends before the longest-absent device is back",
+    "no-dps": "devices that register through DPS would have no root for it",
+    "retired-root": "a retired root is listed",
+}
+
+
+class Refused(PromiseFailed):
+    """Something would strand devices and was not told twice."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One reason to stop, or to take note."""
+
+    code: str
+    text: str
+    devices: tuple[str, ...] = ()
+    refuses: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the finding for `--json` and the ledger."""
+        return {
+            "code": self.code,
+            "refuses": self.refuses,
+            "text": self.text,
+            "devices": list(self.devices),
+        }
+
+
+@dataclass
+class Situation:
+    """Everything the guards look at."""
+
+    settings: Settings
+    catalogue: Catalogue
+    at: int
+    previous: dict[str, Any] | None
+    status: dict[str, Any] | None
+    key_version: int
+    devices: list[dict[str, Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.devices = list(self.status["devices"]) if self.status else []
+
+
+def examine(bundle: dict[str, Any], situation: Situation) -> list[Finding]:
+    """Return every finding about the next bundle."""
+    return [
+        *_removed(bundle, situation),
+        *_floor(bundle, situation),
+        *_walk(situation),
+        *_expiry(bundle, situation),
+        *_uses(bundle, situation),
+        *_catalogue(bundle, situation),
+    ]
+
+
+def enforce(
+    findings: Sequence[Finding], fleet: str, despite: Sequence[str], confirmed: str | None
+) -> list[Finding]:
+    """Raise Refused unless each refusal was told twice; return those that were overridden."""
+    unknown = [code for code in despite if code not in CODES]
+    if unknown:
+        raise Refused(f"--despite {unknown[0]}: no such refusal; there are: {', '.join(CODES)}")
+    refusals = [f for f in findings if f.refuses]
+    standing = [f for f in refusals if f.code not in despite]
+    if standing or (refusals and confirmed != fleet):
+        lines = [_line(f) for f in standing or refusals]
+        codes = " ".join(f"--despite {f.code}" for f in _unique(refusals))
+        raise Refused(
+            "refused, because it would strand devices:\n"
+            + "\n".join(lines)
+            + f"\nTo do it nevertheless, say it twice: {codes} --confirm-fleet {fleet}"
+        )
+    return refusals
+
+
+def _line(finding: Finding) -> str:
+    line = f"  {finding.code}: {finding.text}"
+    if finding.devices:
+        shown = ", ".join(finding.devices[:10])
+        more = len(finding.devices) - 10
+        line += f"\n    devices: {shown}" + (f" and {more} more" if more > 0 else "")
+    return line
+
+
+def _unique(findings: Sequence[Finding]) -> list[Finding]:
+    return list({f.code: f for f in findings}.values())
+
+
+def users_of(sha256: str, devices: Sequence[dict[str, Any]], at: int) -> list[str]:
+    """Return the ids of devices whose last full handshake or a recent probe used a root."""
+    return [d["id"] for d in devices if sha256 in _proofs(d, at)]
+
+
+def _proofs(device: dict[str, Any], at: int) -> dict[str, int]:
+    """Return root -> time of the last success that this device reported with it."""
+    trust = device.get("trust") or {}
+    found: dict[str, int] = {}
+    for probe in trust.get("probes") or []:
+        fresh = isinstance(probe.get("at"), int) and at - probe["at"] <= PROBE_AGE
+        if probe.get("result") == "ok" and fresh:
+            found[str(probe.get("root"))] = probe["at"]
+    reported = device.get("reported_at") or 0
+    if trust.get("via") and at - reported <= PROBE_AGE:
+        found[str(trust["via"])] = reported
+    return found
+
+
+def _removed(bundle: dict[str, Any], s: Situation) -> list[Finding]:
+    if s.previous is None:
+        return []
+    kept = {r["sha256"] for r in bundle["roots"]}
+    distrusted = set(bundle.get("distrust", ()))
+    gone = [r for r in s.previous["roots"] if r["sha256"] not in kept | distrusted]
+    if not gone:
+        return []
+    names = ", ".join(f"{r['note']} ({r['sha256'][:16]})" for r in gone)
+    if s.status is None or s.at - int(s.status.get("at", 0)) > PROBE_AGE:
+        age = "there is no status" if s.status is None else "the last status is over 7 days old"
+        return [
+            Finding("no-status", f'{names} goes away, and {age}: run "taproot trust status"')
+        ]
+    found = []
+    for root in gone:
+        users = users_of(root["sha256"], s.devices, s.at)
+        if users:
+            found.append(
+                Finding(
+                    "in-use",
+                    f"{root['note']} ({root['sha256'][:16]}) goes away, but {len(users)} of "
+                    f"{len(s.devices)} devices connected or probed with it in the last 7 days",
+                    tuple(users),
+                )
+            )
+    unproven = [d["id"] for d in s.devices if _managed(d) and not kept & set(_proofs(d, s.at))]
+    if unproven:
+        found.append(
+            Finding(
+                "unproven",
+                f"{names} goes away, and {len(unproven)} of {len(s.devices)} devices have no "
+                "connection or probe of the last 7 days with a root that stays",
+                tuple(unproven),
+            )
+        )
+    return found
+
+
+def _managed(device: dict[str, Any]) -> bool:
+    return (device.get("trust") or {}).get("state") not in (None, "unmanaged")
+
+
+def _floor(bundle: dict[str, Any], s: Situation) -> list[Finding]:
+    found = []
+    version, minimum = bundle["version"], bundle["min_version"]
+    ahead = [
+        d["id"]
+        for d in s.devices
+        if int((d.get("trust") or {}).get("version") or 0) >= version
+        and int((d.get("trust") or {}).get("key_version") or 0) >= bundle["key_version"]
+    ]
+    below = [
+        d["id"] for d in s.devices if int((d.get("trust") or {}).get("floor") or 0) > version
+    ]
+    if below:
+        text = f"version {version} is below the floor of {len(below)} devices"
+        found.append(Finding("below-floor", text, tuple(below)))
+    elif ahead:
+        text = f"version {version} is not above what {len(ahead)} devices have"
+        found.append(Finding("below-floor", text, tuple(ahead)))
+    if s.previous is not None:
+        same_keys = s.previous["key_version"] == bundle["key_version"]
+        if version <= s.previous["version"] and same_keys:
+            text = f"version {version} is not above the published {s.previous['version']}"
+            found.append(Finding("below-floor", text))
+        if minimum < s.previous["min_version"] and same_keys:
+            text = (
+                f"min_version {minimum} is below the published {s.previous['min_version']}; "
+                "devices keep the higher floor"
+            )
+            found.append(Finding("below-floor", text, refuses=False))
+    return found
+
+
+def _walk(s: Situation) -> list[Finding]:
+    steps = s.key_version - s.settings.oldest_bootstrap
+    if steps <= MAX_KEYSETS:
+        return []
+    return [
+        Finding(
+            "unwalkable",
+            f"from bootstrap key-set {s.settings.oldest_bootstrap} to {s.key_version} there are "
+            f"{steps} steps, a package holds {MAX_KEYSETS} (R-15): bring those devices to a newer "
+            "key-set first, or retire them and raise oldest_bootstrap in fleet.toml",
+        )
+    ]
+
+
+def _expiry(bundle: dict[str, Any], s: Situation) -> list[Finding]:
+    found = []
+    back = s.at + s.settings.longest_offline_days * 86400
+    for root in bundle["roots"]:
+        facts = describe(base64.b64decode(root["der"]))
+        if int(str(facts["not_after"])) < back and root.get("state") != "retired":
+            found.append(
+                Finding(
+                    "root-expires",
+                    f"{root['note']} ({root['sha256'][:16]}) ends within the "
+                    f"{s.settings.longest_offline_days} days that a device may be away (T9)",
+                )
+            )
+    if bundle["expires"] < back:
+        text = (
+            "a device that comes back after "
+            f"{s.settings.longest_offline_days} days could not install this bundle any more"
+        )
+        found.append(Finding("bundle-expires", text))
+    return found
+
+
+def _uses(bundle: dict[str, Any], s: Situation) -> list[Finding]:
+    if s.settings.dps and not any("dps" in r["use"] for r in bundle["roots"]):
+        return [Finding("no-dps", "no root has use dps, and fleet.toml says dps = true")]
+    return []
+
+
+def _catalogue(bundle: dict[str, Any], s: Situation) -> list[Finding]:
+    found = []
+    listed = {hashlib.sha256(base64.b64decode(r["der"])).hexdigest() for r in bundle["roots"]}
+    for digest in sorted(listed):
+        entry = s.catalogue.by_digest(digest)
+        if entry is not None and entry.state == "retired":
+            found.append(Finding("retired-root", f"{entry.title} is retired: {entry.why}"))
+    cloud = s.catalogue.clouds.get(s.settings.cloud)
+    for name in cloud.roots if cloud else ():
+        root = s.catalogue.roots[name]
+        if root.sha256 not in listed:
+            text = f"{root.title}, a root of {cloud.title if cloud else ''}, is not listed"
+            found.append(Finding("missing-cloud-root", text, refuses=False))
+    return found
