@@ -1,0 +1,54 @@
+"""Roots on demand: what a TLS context asks for while it checks a chain.
+
+Responsible for: handing out the roots of one bundle for one use, minus every distrusted one, read
+from flash only when a chain needs them. Not for: which bundle is in use (manager.py).
+"""
+
+from .der import name_digest
+from .errors import MalformedError
+
+
+class RootSet:
+    """The roots of a bundle that serve one use.
+
+    `roots(issuer)` returns the DERs whose subject is the raw name `issuer` (RFC 5280 section 7.1
+    comparison); `for der in roots` reads them one after the other; `get(sha256)` reads one.
+    """
+
+    def __init__(self, bundle: "Bundle", read: "Callable", use: str, distrust: list) -> None:
+        self._read = read
+        self._roots = [
+            root for root in bundle.roots if use in root.uses and root.sha256 not in distrust
+        ]
+
+    def __len__(self) -> int:
+        return len(self._roots)
+
+    def __call__(self, issuer: bytes) -> list:
+        try:
+            wanted = name_digest(issuer)
+        except MalformedError:
+            return []
+        return [self._read(root) for root in self._roots if root.subject == wanted]
+
+    def __iter__(self) -> "Iterator[bytes]":
+        for root in self._roots:
+            yield self._read(root)
+
+    def digests(self) -> list:
+        """Return the SHA-256 of each root."""
+        return [root.sha256 for root in self._roots]
+
+    def get(self, sha256: bytes) -> bytes | None:
+        """Return the DER with this digest, or None."""
+        for root in self._roots:
+            if root.sha256 == sha256:
+                return self._read(root)
+        return None
+
+    def only(self, sha256: bytes) -> "RootSet":
+        """Return the same set with this one root alone (for a probe)."""
+        single = RootSet.__new__(RootSet)
+        single._read = self._read
+        single._roots = [root for root in self._roots if root.sha256 == sha256]
+        return single

@@ -1,0 +1,459 @@
+"""Two slots, two records and the key-sets, on any file system.
+
+Responsible for: what is on flash and in which order it gets there, so that a cut at any point
+leaves the old state or the new one (R-21, R-32 to R-37). Not for: whether a package is acceptable
+(update.py) and when a root is tried (manager.py).
+
+    slot0.jws slot1.jws   bundle envelopes exactly as received
+    keys.<n>.jws          every accepted key-set
+    state0 state1         records with a checksum; the one with the lower `seq` is replaced
+    inbox.json            a package put there by hand
+
+Theory of operation. A record is written only into the file that does not hold the newest one, and
+a slot only while no record points at it, so the newest whole record always tells the truth. A
+change of what is distrusted goes into both records before it is reported as done. `load()` takes
+the newest whole record; without any, the slots' own signatures decide.
+"""
+
+import os
+
+from micropython import const
+
+from azure_iot.errors import TrustError
+
+from . import files, rsa, state
+from .bundle import read_bundle, read_der, read_keyset, require_fleet
+from .errors import KeyChainError, StorageError
+from .jws import BUNDLE, KEYS, payload_digest, scan_envelope, verify
+
+_TRIES = const(3)
+_EPOCH_2000 = const(946684800)  # an i32 in NVS counts from here until 2068
+
+
+class Store:
+    """The trust store in one folder.
+
+    folder: an existing or new directory. factory: factory.Factory. mirror: optional copy of the
+    floors, `get(name) -> int | None` and `set(name, value)`. verifier: `(key, digest, signature)`.
+    After `load()`: `state`, and `error` if something on flash was not as it should be.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        factory: "Factory",
+        *,
+        mirror: "Mirror | None" = None,
+        verifier: "Verifier" = rsa.verify,
+    ) -> None:
+        self.folder = folder
+        self.factory = factory
+        self.state = state.State()
+        self.error: Exception | None = None
+        self._mirror = mirror
+        self._verifier = verifier
+        self._record = 0
+        self._uneven = False
+        self._keyset = None
+        self._facts: list = [None, None]
+        self._envelopes: list = [None, None]
+
+    # What is there
+
+    def path(self, name: str) -> str:
+        """Return the path of a file of the store."""
+        return self.folder + "/" + name
+
+    def slot_path(self, slot: int) -> str:
+        """Return the path of slot 0 or 1."""
+        return self.path("slot%d.jws" % slot)
+
+    def load(self) -> "Store":
+        """Find the state on flash. Damage leads to the next best state, never to an exception."""
+        self._keyset = None
+        self._facts = [None, None]
+        self._envelopes = [None, None]
+        self._uneven = False
+        self.error = None
+        try:
+            self._load()
+        except (TrustError, OSError, MemoryError) as error:
+            # Nothing on flash can be relied on: the factory bundle rules, the floors of the
+            # mirror still hold.
+            self.error = error
+            self.state = self._fresh()
+            self._raise_floors(self.state)
+        return self
+
+    def _load(self) -> None:
+        fresh = self._fresh()
+        if not self.factory.managed:
+            self.state = fresh
+            return
+        found = [
+            state.decode(files.read_bytes(self.path("state%d" % i), state.MAX_RECORD), fresh.fleet)
+            for i in (0, 1)
+        ]
+        newest = None
+        for i in (0, 1):
+            if found[i] and (newest is None or found[i].seq > newest.seq):
+                newest = found[i]
+                self._record = i
+        if newest is None:
+            # So that the first record goes to state0.
+            self._record = 1
+            newest = self._recover(fresh)
+        else:
+            other = found[1 - self._record]
+            self._uneven = other is not None and (
+                other.dv != newest.dv or other.distrust != newest.distrust
+            )
+        self._raise_floors(newest)
+        self._follow_factory(newest, fresh)
+        self.state = newest
+
+    def _fresh(self) -> state.State:
+        fresh = state.State()
+        if self.factory.managed:
+            bundle = self.factory.bundle()
+            fresh.fleet = bundle.fleet
+            fresh.floor = bundle.min_version
+            fresh.seen = bundle.version
+            fresh.kver = bundle.key_version
+            fresh.distrust = bundle.distrust
+            fresh.dv = bundle.version
+        return fresh
+
+    def _raise_floors(self, found: state.State) -> None:
+        mirror = self._mirror
+        if mirror is None or not self.factory.managed:
+            return
+        try:
+            key_version = mirror.get("kver") or 0
+            floor = mirror.get("bver") or 0
+            time_floor = mirror.get("tfloor")
+        except OSError as error:
+            self.error = error
+            return
+        if key_version >= (found.good.key_version if found.good else 0):
+            found.floor = max(found.floor, floor)
+        found.kver = max(found.kver, key_version)
+        if time_floor is not None:
+            found.tfloor = max(found.tfloor, time_floor + _EPOCH_2000)
+
+    def _follow_factory(self, found: state.State, fresh: state.State) -> None:
+        # New firmware may bring a newer bundle than the last one confirmed; it is trusted as the
+        # firmware is, so it takes that one's place.
+        if fresh.kver < found.kver:
+            return
+        newer_keys = fresh.kver > found.kver
+        good = found.good
+        if newer_keys or (good is not None and fresh.seen > good.version):
+            found.good = None
+        if newer_keys:
+            # Versions under older keys compare with nothing here (fast-forward recovery).
+            found.kver = fresh.kver
+            found.seen = found.dv = 0
+            found.bad = []
+            found.trial = None
+            found.floor = min(found.floor, fresh.seen)
+        if found.good is None:
+            found.floor = max(found.floor, fresh.floor)
+            found.seen = max(found.seen, fresh.seen)
+            if fresh.dv > found.dv:
+                found.dv = fresh.dv
+                found.distrust = fresh.distrust
+        if found.trial is not None and found.trial.version <= found.seen:
+            found.trial = None
+
+    def _recover(self, fresh: state.State) -> state.State:
+        """Return a state from the slots alone: the highest whose signatures hold rules."""
+        best = None
+        listed = None
+        for slot in (0, 1):
+            facts = self.reverify(slot)
+            if facts is None:
+                continue
+            if listed is None or facts.version > listed.version:
+                listed = facts
+            if facts.version >= fresh.floor and (best is None or facts.version > best[1].version):
+                best = (slot, facts)
+        if best is not None:
+            slot, facts = best
+            fresh.good = state.Slot(
+                slot, facts.version, facts.key_version, self._slot_digest(slot).hex()
+            )
+            fresh.seen = max(fresh.seen, facts.version)
+            fresh.floor = max(fresh.floor, facts.min_version)
+        if listed is not None and listed.version > fresh.dv:
+            fresh.distrust = listed.distrust
+            fresh.dv = listed.version
+        if best is not None or listed is not None:
+            fresh.kver = max(fresh.kver, self.keyset(False).version)
+        return fresh
+
+    def _slot_digest(self, slot: int) -> bytes:
+        source = files.FileSource(self.slot_path(slot))
+        try:
+            return files.digest_of(source)
+        finally:
+            source.close()
+
+    def reverify(self, slot: int) -> "Bundle | None":
+        """Return a slot's facts if its signatures hold under the present key-set, else None."""
+        if not files.exists(self.slot_path(slot)):
+            return None
+        try:
+            source = files.FileSource(self.slot_path(slot))
+            envelope = scan_envelope(source, BUNDLE)
+            keyset = self.keyset(False)
+            digest = verify(envelope, BUNDLE, keyset.keys, keyset.bundle, self._verifier)
+            facts = read_bundle(envelope, digest)
+            require_fleet(facts.fleet, keyset.fleet)
+            source.close()
+            if facts.key_version > keyset.version:
+                return None
+        except TrustError as error:
+            self.error = error
+            return None
+        self._facts[slot] = facts
+        self._envelopes[slot] = envelope
+        return facts
+
+    def keyset(self, complete: bool = True) -> "KeySet":
+        """Walk the key-sets from the bootstrap one; refuse a walk that ends below `kver`."""
+        if self._keyset is None:
+            keyset = self.factory.keyset()
+            while True:
+                path = self.path("keys.%d.jws" % (keyset.version + 1))
+                if not files.exists(path):
+                    break
+                try:
+                    source = files.FileSource(path)
+                    envelope = scan_envelope(source, KEYS)
+                    following = next_keyset(envelope, keyset, self._verifier)
+                except TrustError as error:
+                    self.error = error
+                    break
+                source.close()
+                keyset = following
+            self._keyset = keyset
+        if complete and self._keyset.version < self.state.kver:
+            raise KeyChainError(
+                "key-sets on flash end at %d, %d required"
+                % (self._keyset.version, self.state.kver)
+            )
+        return self._keyset
+
+    def keyset_payload_digest(self, version: int) -> bytes:
+        """Return the payload digest of a key-set this device has accepted."""
+        path = self.path("keys.%d.jws" % version)
+        source = files.FileSource(path) if files.exists(path) else self.factory.keyset_source()
+        try:
+            return payload_digest(scan_envelope(source, KEYS))
+        finally:
+            source.close()
+
+    def slot_payload_digest(self, slot: state.Slot) -> bytes | None:
+        """Return the payload digest of the bundle a record names, None if it is not there."""
+        if self.facts(slot) is None:
+            return None
+        envelope = self._envelopes[slot.slot]
+        try:
+            return payload_digest(envelope)
+        finally:
+            envelope.source.close()
+
+    def facts(self, slot: state.Slot) -> "Bundle | None":
+        """Return the facts of the bundle a record names, if the slot still holds that bundle."""
+        if self._facts[slot.slot] is None:
+            try:
+                source = files.FileSource(self.slot_path(slot.slot))
+                if files.digest_of(source).hex() != slot.sha256:
+                    return None
+                envelope = scan_envelope(source, BUNDLE)
+                facts = read_bundle(envelope)
+                require_fleet(facts.fleet, self.state.fleet)
+                source.close()
+            except TrustError as error:
+                self.error = error
+                return None
+            self._facts[slot.slot] = facts
+            self._envelopes[slot.slot] = envelope
+        facts = self._facts[slot.slot]
+        return facts if facts.version == slot.version else None
+
+    def der(self, slot: int, root: "Root") -> bytes:
+        """Return the DER of a root of the bundle in `slot`."""
+        envelope = self._envelopes[slot]
+        try:
+            return read_der(envelope, root)
+        finally:
+            envelope.source.close()
+
+    # What changes
+
+    def _write(self, following: state.State) -> None:
+        """Put a record in place of the older one; the state in memory follows only then."""
+        following.seq = self.state.seq + 1
+        target = 1 - self._record
+        try:
+            os.mkdir(self.folder)
+        except OSError:
+            pass  # there already, or the write below says why not
+        files.write_bytes(self.path("state%d" % target), state.encode(following))
+        self._record = target
+        self.state = following
+
+    def _even(self) -> None:
+        """Bring the other record up to date when a cut left it with an older `distrust`."""
+        if self._uneven:
+            self._write(self.state.copy())
+            self._uneven = False
+
+    def stage(self, envelope: "Envelope", bundle: "Bundle", digest: bytes) -> None:
+        """Write a verified bundle into the slot that is not good and begin its trial.
+
+        digest: SHA-256 of the payload's characters, as verified.
+        """
+        self._even()
+        if self.state.seq == 0 and self.state.good is not None:
+            self._write(self.state.copy())  # recovered from the slots: on record before anything
+        if self.state.trial is not None:
+            following = self.state.copy()
+            following.trial = None
+            following.tries = 0
+            self._write(following)
+        slot = 1 - self.state.good.slot if self.state.good else 0
+        self._facts[slot] = None
+        try:
+            os.mkdir(self.folder)
+        except OSError:
+            pass  # as in _write
+        sha = files.write_span(
+            self.slot_path(slot), envelope.source, envelope.start, envelope.end
+        )
+        written = scan_envelope(files.FileSource(self.slot_path(slot)), BUNDLE)
+        if payload_digest(written) != digest:
+            raise StorageError("slot does not hold what was verified")
+        written.source.close()
+        following = self.state.copy()
+        following.trial = state.Slot(slot, bundle.version, bundle.key_version, sha.hex())
+        following.tries = _TRIES
+        listed = bundle.version > self.state.dv
+        if listed:
+            following.distrust = bundle.distrust
+            following.dv = bundle.version
+        self._write(following)
+        self._facts[slot] = bundle
+        self._envelopes[slot] = written
+        if listed:
+            self._uneven = True
+            self._even()
+
+    def accept_keyset(self, envelope: "Envelope", keyset: "KeySet") -> None:
+        """Keep a verified key-set N+1, then record its version (R-13 to R-15).
+
+        A change of the bundle role's keys is fast-forward recovery: whatever the old keys signed
+        may have been signed by a thief, so versions start anew under the new ones, and a bundle
+        still on trial is dropped.
+        """
+        before = self.keyset(False)
+        try:
+            os.mkdir(self.folder)
+        except OSError:
+            pass  # as in _write
+        files.write_span(
+            self.path("keys.%d.jws" % keyset.version),
+            envelope.source,
+            envelope.start,
+            envelope.end,
+        )
+        self._keyset = keyset
+        if keyset.version <= self.state.kver:
+            return
+        following = self.state.copy()
+        following.kver = keyset.version
+        if sorted(before.bundle.kids) != sorted(keyset.bundle.kids):
+            following.seen = 0
+            following.dv = 0
+            following.bad = []
+            following.trial = None
+            following.tries = 0
+        self._write(following)
+
+    def spend_try(self) -> None:
+        """Take one try off the trial, before it is used."""
+        following = self.state.copy()
+        following.tries -= 1
+        self._write(following)
+
+    def refund_try(self) -> None:
+        """Give back a try that ended without a verdict."""
+        following = self.state.copy()
+        following.tries += 1
+        self._write(following)
+
+    def confirm(self, bundle: "Bundle", time_floor: int = 0) -> None:
+        """Make the trial good; floors rise in the same record (R-22)."""
+        following = self.state.copy()
+        trial = following.trial
+        following.good = trial
+        following.trial = None
+        following.tries = 0
+        if following.seen == 0:
+            following.floor = bundle.min_version  # first after fast-forward recovery
+        else:
+            following.floor = max(following.floor, bundle.min_version)
+        following.seen = max(following.seen, trial.version)
+        following.tfloor = max(following.tfloor, bundle.issued, time_floor)
+        following.recoveries = 0
+        following.recovery_at = 0
+        self._write(following)
+        self._copy_floors()
+
+    def _copy_floors(self) -> None:
+        mirror = self._mirror
+        if mirror is not None:
+            # The order matters: bver is void while its kver is below the good bundle's.
+            mirror.set("bver", self.state.floor)
+            mirror.set("kver", self.state.good.key_version)
+            if self.state.tfloor > _EPOCH_2000:
+                mirror.set("tfloor", self.state.tfloor - _EPOCH_2000)
+
+    def revert(self, why: str) -> None:
+        """Give the trial up; its version is not accepted again."""
+        following = self.state.copy()
+        following.add_bad(following.trial.version, why)
+        following.trial = None
+        following.tries = 0
+        self._write(following)
+
+    def raise_time_floor(self, unix_seconds: int) -> None:
+        """Record a later lower bound of the time (T4, T10)."""
+        if unix_seconds > self.state.tfloor:
+            following = self.state.copy()
+            following.tfloor = unix_seconds
+            self._write(following)
+            if self._mirror is not None and unix_seconds > _EPOCH_2000:
+                self._mirror.set("tfloor", unix_seconds - _EPOCH_2000)
+
+    def note_recovery(self, count: int, at: int) -> None:
+        """Record how often recovery was tried and when it may be tried again (G7)."""
+        following = self.state.copy()
+        following.recoveries = count
+        following.recovery_at = at
+        self._write(following)
+
+
+def next_keyset(envelope: "Envelope", keyset: "KeySet", verifier: "Verifier") -> "KeySet":
+    """Return the key-set that follows `keyset`, signed by the old and by the new threshold."""
+    digest = verify(envelope, KEYS, keyset.keys, keyset.root, verifier)
+    following = read_keyset(envelope, digest)
+    require_fleet(following.fleet, keyset.fleet)
+    if following.version != keyset.version + 1:
+        raise KeyChainError(
+            "key-set %d does not follow %d" % (following.version, keyset.version)
+        )
+    verify(envelope, KEYS, following.keys, following.root, verifier)
+    return following
