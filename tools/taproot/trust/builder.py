@@ -26,6 +26,8 @@ MAX_VERSION = (1 << 30) - 1
 MAX_ROOTS = 8
 MAX_DER = 2048
 MAX_DISTRUST = 8
+MAX_RECOVERY = 4
+MAX_URL = 256
 MAX_KEYS = 6
 MAX_SIGNATURES = 8
 MAX_BUNDLE = 16 * 1024
@@ -263,7 +265,11 @@ def _version_problems(name: str, value: int) -> list[str]:
 
 def _recovery_problems(urls: Sequence[str]) -> list[str]:
     found = []
+    if len(urls) > MAX_RECOVERY:
+        found.append(f"{len(urls)} recovery URLs; at most {MAX_RECOVERY}")
     for url in urls:
+        if len(url) > MAX_URL:
+            found.append(f"recovery URL of {len(url)} characters; at most {MAX_URL}")
         if not re.fullmatch(r"https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?(/[!-~]*)?", url):
             found.append(f"recovery URL {url!r}: http:// or https:// and printable ASCII only")
     return found

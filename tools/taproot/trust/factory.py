@@ -48,9 +48,8 @@ def unmanaged(roots: Sequence[BundleRoot], build_date: int) -> str:
     """Return the module of an unmanaged device: the roots alone, for ever."""
     if not roots:
         raise FactoryError("an unmanaged device without roots could never connect")
-    listed = tuple((root.der, tuple(root.use), str(root.member()["note"])) for root in roots)
     return _text(
-        "Unmanaged: these roots are all this device will ever trust.", build_date, roots=listed
+        "Unmanaged: these roots are all this device will ever trust.", build_date, roots=roots
     )
 
 
@@ -61,7 +60,7 @@ def _text(
     fleet: str | None = None,
     keyset: bytes | None = None,
     bundle: bytes | None = None,
-    roots: tuple[object, ...] = (),
+    roots: Sequence[BundleRoot] = (),
     recovery: tuple[str, ...] = (),
 ) -> str:
     lines = [
@@ -75,9 +74,8 @@ def _text(
         f"KEYSET = {keyset!r}",
         f"BUNDLE = {bundle!r}",
         f"RECOVERY = {recovery!r}",
-        "# (DER, use, note) of each root; only where there is no bundle",
-        "ROOTS = (",
-        *(f"    {root!r}," for root in roots),
+        "ROOTS = (  # DER of each root; only where there is no bundle",
+        *(f"    {root.der!r},  # {root.member()['note']}" for root in roots),
         ")",
     ]
     return "\n".join(lines) + "\n"
