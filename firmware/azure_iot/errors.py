@@ -20,7 +20,7 @@ class AzureIoTError(Exception):
     """Base of everything this package raises; `cause` is the exception underneath or None."""
 
     def __init__(self, text: str, cause: Exception | None = None) -> None:
-        Exception.__init__(self, text)
+        super().__init__(text)
         self.cause = cause
 
 
