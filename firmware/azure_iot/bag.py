@@ -7,7 +7,6 @@ Source: RFC 3986 §2.1; a space is `%20`, never `+`, and a key may stand without
 
 from micropython import const
 
-_SAFE = b"-._~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _PERCENT = const(0x25)
 
 
@@ -16,11 +15,23 @@ def quote(text: str) -> str:
 
     Shape: `a b/ü` becomes `a%20b%2F%C3%BC`.
     """
-    raw = text.encode()
-    for byte in raw:
-        if byte not in _SAFE:
-            return "".join([chr(b) if b in _SAFE else "%%%02X" % b for b in raw])
-    return text
+    out = []
+    changed = False
+    for byte in text.encode():
+        if _is_safe(byte):
+            out.append(chr(byte))
+        else:
+            out.append("%%%02X" % byte)
+            changed = True
+    return "".join(out) if changed else text
+
+
+def _is_safe(byte: int) -> bool:
+    if byte >= 0x61:
+        return byte <= 0x7A or byte == 0x7E
+    if byte >= 0x41:
+        return byte <= 0x5A or byte == 0x5F
+    return 0x30 <= byte <= 0x39 or byte == 0x2D or byte == 0x2E
 
 
 def unquote(text: str) -> str:
