@@ -34,6 +34,7 @@ class Clock:
         self._offset = epoch_offset()
         self._setter = setter
         self._correction = 0
+        self.synchronised = False  # set in this boot by NTP or a service, not only assumed
 
     def unix_time(self) -> int:
         """Return seconds since 1970-01-01, an integer."""

@@ -15,6 +15,7 @@ class RefusedError(TrustError):
 
     def __init__(self, text: str, cause: Exception | None = None) -> None:
         TrustError.__init__(self, text, self.CODE, cause)
+        self.version = 0  # of the bundle, once it is known
 
 
 class MalformedError(RefusedError):

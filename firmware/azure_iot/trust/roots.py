@@ -12,7 +12,8 @@ class RootSet:
     """The roots of a bundle that serve one use.
 
     `roots(issuer)` returns the DERs whose subject is the raw name `issuer` (RFC 5280 section 7.1
-    comparison); `for der in roots` reads them one after the other; `get(sha256)` reads one.
+    comparison); `for der in roots`, or `roots(b"")`, reads all, one after the other;
+    `get(sha256)` reads one.
     """
 
     def __init__(self, bundle: "Bundle", read: "Callable", use: str, distrust: list) -> None:
@@ -24,7 +25,9 @@ class RootSet:
     def __len__(self) -> int:
         return len(self._roots)
 
-    def __call__(self, issuer: bytes) -> list:
+    def __call__(self, issuer: bytes) -> "list | RootSet":
+        if not issuer:
+            return self
         try:
             wanted = name_digest(issuer)
         except MalformedError:

@@ -17,17 +17,29 @@ MAX_RECORD = const(4096)
 
 
 class Slot:
-    """What a record says about a slot: number, bundle version, its `key_version`, slot digest."""
+    """What a record says about a slot: number, bundle version, its `key_version`, slot digest.
 
-    def __init__(self, slot: int, version: int, key_version: int, sha256: str) -> None:
+    `source` is how the bundle came: ota, recovery or inbox.
+    """
+
+    def __init__(
+        self, slot: int, version: int, key_version: int, sha256: str, source: str = "ota"
+    ) -> None:
         self.slot = slot
         self.version = version
         self.key_version = key_version
         self.sha256 = sha256
+        self.source = source
 
     def members(self) -> dict:
         """Return the record's form."""
-        return {"slot": self.slot, "v": self.version, "kv": self.key_version, "sha": self.sha256}
+        return {
+            "slot": self.slot,
+            "v": self.version,
+            "kv": self.key_version,
+            "sha": self.sha256,
+            "src": self.source,
+        }
 
 
 class State:
@@ -145,6 +157,7 @@ def _slot(members: dict | None) -> Slot | None:
         _integer(members["v"], _MAX_VERSION),
         _integer(members["kv"], _MAX_VERSION),
         members["sha"],
+        str(members["src"]),
     )
 
 

@@ -51,7 +51,7 @@ class Store:
         self.state = state.State()
         self.error: Exception | None = None
         self._mirror = mirror
-        self._verifier = verifier
+        self.verifier = verifier
         self._record = 0
         self._uneven = False
         self._keyset = None
@@ -207,7 +207,7 @@ class Store:
             source = files.FileSource(self.slot_path(slot))
             envelope = scan_envelope(source, BUNDLE)
             keyset = self.keyset(False)
-            digest = verify(envelope, BUNDLE, keyset.keys, keyset.bundle, self._verifier)
+            digest = verify(envelope, BUNDLE, keyset.keys, keyset.bundle, self.verifier)
             facts = read_bundle(envelope, digest)
             require_fleet(facts.fleet, keyset.fleet)
             source.close()
@@ -231,7 +231,7 @@ class Store:
                 try:
                     source = files.FileSource(path)
                     envelope = scan_envelope(source, KEYS)
-                    following = next_keyset(envelope, keyset, self._verifier)
+                    following = next_keyset(envelope, keyset, self.verifier)
                 except TrustError as error:
                     self.error = error
                     break
@@ -291,16 +291,49 @@ class Store:
         finally:
             envelope.source.close()
 
+    def previous(self) -> list:
+        """Return records for the slots that could stand in for the good one (L1).
+
+        Not the one on trial, none given up, none below the floor; the signatures must hold.
+        """
+        found = []
+        if not self.factory.managed:
+            return found
+        for slot in (0, 1):
+            for taken in (self.state.trial, self.state.good):
+                if taken is not None and taken.slot == slot and self.facts(taken) is not None:
+                    break
+            else:
+                facts = self.reverify(slot)
+                if (
+                    facts is not None
+                    and facts.version >= self.state.floor
+                    and not self.state.is_bad(facts.version)
+                ):
+                    found.append(
+                        state.Slot(
+                            slot,
+                            facts.version,
+                            facts.key_version,
+                            self._slot_digest(slot).hex(),
+                        )
+                    )
+        return found
+
     # What changes
+
+    def make_folder(self) -> None:
+        """Make the store's folder; if that fails, the write that follows says why."""
+        try:
+            os.mkdir(self.folder)
+        except OSError:
+            return
 
     def _write(self, following: state.State) -> None:
         """Put a record in place of the older one; the state in memory follows only then."""
         following.seq = self.state.seq + 1
         target = 1 - self._record
-        try:
-            os.mkdir(self.folder)
-        except OSError:
-            pass  # there already, or the write below says why not
+        self.make_folder()
         files.write_bytes(self.path("state%d" % target), state.encode(following))
         self._record = target
         self.state = following
@@ -311,10 +344,12 @@ class Store:
             self._write(self.state.copy())
             self._uneven = False
 
-    def stage(self, envelope: "Envelope", bundle: "Bundle", digest: bytes) -> None:
+    def stage(
+        self, envelope: "Envelope", bundle: "Bundle", digest: bytes, source: str = "ota"
+    ) -> None:
         """Write a verified bundle into the slot that is not good and begin its trial.
 
-        digest: SHA-256 of the payload's characters, as verified.
+        digest: SHA-256 of the payload's characters, as verified. source: ota, recovery or inbox.
         """
         self._even()
         if self.state.seq == 0 and self.state.good is not None:
@@ -326,10 +361,7 @@ class Store:
             self._write(following)
         slot = 1 - self.state.good.slot if self.state.good else 0
         self._facts[slot] = None
-        try:
-            os.mkdir(self.folder)
-        except OSError:
-            pass  # as in _write
+        self.make_folder()
         sha = files.write_span(
             self.slot_path(slot), envelope.source, envelope.start, envelope.end
         )
@@ -338,7 +370,9 @@ class Store:
             raise StorageError("slot does not hold what was verified")
         written.source.close()
         following = self.state.copy()
-        following.trial = state.Slot(slot, bundle.version, bundle.key_version, sha.hex())
+        following.trial = state.Slot(
+            slot, bundle.version, bundle.key_version, sha.hex(), source
+        )
         following.tries = _TRIES
         listed = bundle.version > self.state.dv
         if listed:
@@ -359,10 +393,7 @@ class Store:
         still on trial is dropped.
         """
         before = self.keyset(False)
-        try:
-            os.mkdir(self.folder)
-        except OSError:
-            pass  # as in _write
+        self.make_folder()
         files.write_span(
             self.path("keys.%d.jws" % keyset.version),
             envelope.source,

@@ -13,8 +13,9 @@ function passed in, so that this module runs anywhere.
 
 import gc
 
+from . import rsa
 from .bundle import read_bundle, require_fleet, require_uses
-from .errors import ExpiredError, KeyChainError, RollbackError
+from .errors import ExpiredError, KeyChainError, RefusedError, RollbackError
 from .jws import BUNDLE, payload_digest, scan_package, verify
 from .store import next_keyset
 
@@ -23,7 +24,8 @@ class Rules:
     """What an install is judged by.
 
     now: Unix time. synchronised: whether `now` was set in this boot by a source that counts.
-    recovery: an expired bundle is then acceptable if the clock is only assumed (R-23).
+    origin: ota, inbox or recovery; in recovery an expired bundle is acceptable while the clock is
+    only assumed (R-23).
     uses: kinds of connection that need a root. loader: see bundle.read_bundle.
     """
 
@@ -33,14 +35,14 @@ class Rules:
         synchronised: bool,
         uses: tuple = ("hub",),
         loader: "Callable | None" = None,
-        recovery: bool = False,
-        verifier: "Verifier | None" = None,
+        origin: str = "ota",
+        verifier: "Verifier" = rsa.verify,
     ) -> None:
         self.now = now
         self.synchronised = synchronised
         self.uses = uses
         self.loader = loader
-        self.recovery = recovery
+        self.origin = origin
         self.verifier = verifier
 
 
@@ -58,18 +60,33 @@ def install(store: "Store", source: "Source", rules: Rules) -> "tuple[int, bool]
     gc.collect()
     bundle = read_bundle(envelope, digest, rules.loader)
     gc.collect()
+    try:
+        return bundle.version, _judge(store, keyset, envelope, bundle, digest, rules)
+    except RefusedError as error:
+        error.version = bundle.version
+        raise
+
+
+def _judge(
+    store: "Store",
+    keyset: "KeySet",
+    envelope: "Envelope",
+    bundle: "Bundle",
+    digest: bytes,
+    rules: Rules,
+) -> bool:
     require_fleet(bundle.fleet, keyset.fleet)
     if bundle.key_version != keyset.version:
         raise KeyChainError(
             "bundle for key-set %d, this device is at %d" % (bundle.key_version, keyset.version)
         )
     if _is_present(store, bundle, digest):
-        return bundle.version, False
+        return False
     _require_newer(store.state, bundle)
     _require_dates(bundle, rules)
     require_uses(bundle, rules.uses)
-    store.stage(envelope, bundle, digest)
-    return bundle.version, True
+    store.stage(envelope, bundle, digest, rules.origin)
+    return True
 
 
 def _follow_keys(store: "Store", keysets: list, rules: Rules) -> None:
@@ -119,5 +136,5 @@ def _require_newer(state: "State", bundle: "Bundle") -> None:
 def _require_dates(bundle: "Bundle", rules: Rules) -> None:
     if rules.synchronised and bundle.issued > rules.now:
         raise ExpiredError("issued in the future")
-    if bundle.expires <= rules.now and (rules.synchronised or not rules.recovery):
+    if bundle.expires <= rules.now and (rules.synchronised or rules.origin != "recovery"):
         raise ExpiredError("expired")
