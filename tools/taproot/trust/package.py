@@ -20,8 +20,9 @@ from taproot.trust.signing import Envelope, header_of
 MAX_PACKAGE = 32 * 1024
 MAX_KEYSETS = 4
 MAX_BRACKETS = 40
-CHUNK = 3584  # a desired property's string value stays within 4 KB, its quotes and name included
-MAX_DESIRED = 32 * 1024
+CHUNK = 3968  # a desired property's string value stays within 4 KB (contracts, section 1)
+MAX_CHUNKS = 8
+MAX_DESIRED = 32_000
 
 
 class PackageError(UsageFailed):
@@ -95,7 +96,7 @@ def desired_twin(version: int, package: bytes) -> dict[str, Any]:
     }
     found.update({f"c{i}": text for i, text in enumerate(slices)})
     size = len(json.dumps({"trust": found}, separators=(",", ":")))
-    if size > MAX_DESIRED:
+    if size > MAX_DESIRED or len(slices) > MAX_CHUNKS:
         raise PackageError(
             f"the package needs {size} B of desired properties, a twin holds {MAX_DESIRED}: "
             "publish with --channel url or --channel method"

@@ -1,10 +1,10 @@
-"""Judging a package as a device would: with the device's own modules.
+"""Judging a package as a device would: with the device's own install procedure.
 
-Responsible for: walking the key-sets from a bootstrap, the bundle's threshold, every rule of its
-contents, versions and dates, and (through unix MicroPython) loading each root into TLS (R-29).
-Not for: what several devices together would suffer (guards.py).
+Responsible for: giving `azure_iot.trust.update` a store that lives in memory and stands at a
+chosen place (bootstrap key-set, confirmed version, clock), and loading each root into TLS through
+unix MicroPython (R-29). Not for: what several devices together would suffer (guards.py).
 
-    verdict = verify_package(package, bootstrap=keyset_jws, now=int(time.time()))
+    verdict = verify_package(package, Position(keyset_jws, now=int(time.time())))
     verdict.ok, verdict.code, verdict.text, verdict.steps
 """
 
@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import taproot.device_modules  # noqa: F401  (puts micropython.const within reach)
@@ -21,21 +23,21 @@ from azure_iot.errors import TrustError
 from azure_iot.trust import bundle as device_bundle
 from azure_iot.trust import jws as device_jws
 from azure_iot.trust import rsa as device_rsa
+from azure_iot.trust import update as device_update
 from azure_iot.trust.scan import BytesSource
 from taproot import interpreters
 from taproot.console import UsageFailed
+from taproot.trust.signing import Envelope
 
 _LOAD = """
 import sys, tls
-for name in sys.argv[1:]:
-    with open(name, "rb") as file:
-        der = file.read()
-    context = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)
-    try:
-        context.load_verify_locations(der)
-        print("ok")
-    except ValueError as error:
-        print("refused", error)
+with open(sys.argv[1], "rb") as file:
+    der = file.read()
+try:
+    tls.SSLContext(tls.PROTOCOL_TLS_CLIENT).load_verify_locations(der)
+    print("ok")
+except ValueError as error:
+    print("refused", error)
 """
 
 
@@ -67,133 +69,117 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Position:
-    """Where the judging device stands: bootstrap key-set, versions, clock."""
+    """Where the judging device stands: bootstrap key-set, confirmed version, clock, uses."""
 
     bootstrap: bytes
     seen: int = 0
-    key_floor: int = 0
     now: int | None = None
-    fleet: str | None = None
     dps: bool = False
+
+
+class _Memory:
+    """What `update.install` needs of a store, with one bundle-less device behind it."""
+
+    def __init__(self, at: Position, verdict: Verdict) -> None:
+        envelope = device_jws.scan_envelope(BytesSource(at.bootstrap), device_jws.KEYS)
+        self._keyset = device_bundle.read_keyset(envelope)
+        self._digest = device_jws.payload_digest(envelope)
+        self._verdict = verdict
+        self.phase = "shape"
+        self.state = SimpleNamespace(trial=None, good=None, seen=at.seen, bad=[])
+        self.factory = SimpleNamespace(
+            bundle=lambda: SimpleNamespace(version=0, key_version=0), payload_digest=lambda: b""
+        )
+
+    def keyset(self, current: bool = True) -> Any:
+        """Return the key-set in force; the device asks at the start and before the bundle."""
+        if current:
+            self.phase = "signatures"
+        else:
+            self._verdict.step("shape", "limits, strict JSON, exact members")
+            self.phase = "key-sets"
+        return self._keyset
+
+    def keyset_payload_digest(self, version: int) -> bytes:
+        """Return the digest of the key-set in force."""
+        return self._digest
+
+    def accept_keyset(self, envelope: Any, keyset: Any) -> None:
+        """Step to the next key-set."""
+        text = f"{self._keyset.version} -> {keyset.version}, signed by old and new threshold"
+        self._verdict.step("key-sets", text)
+        self._keyset, self._digest = keyset, device_jws.payload_digest(envelope)
+
+    def stage(self, envelope: Any, bundle: Any, digest: bytes, *origin: Any) -> None:
+        """Note what would be staged."""
+        role = self._keyset.bundle
+        v = self._verdict
+        v.step("signatures", f"{role.threshold} of {len(role.kids)} bundle keys")
+        v.step(
+            "contents",
+            f"version {bundle.version}, min_version {bundle.min_version}, "
+            f"{len(bundle.roots)} roots, {len(bundle.distrust)} distrusted",
+        )
+        v.version, v.key_version = bundle.version, bundle.key_version
 
 
 def verify_package(package: bytes, at: Position, *, load_roots: bool = True) -> Verdict:
     """Judge a package; the first rule that does not hold ends it."""
     verdict = Verdict()
-    name = "bootstrap"
+    phase = "bootstrap"
+    store = None
     try:
-        source = BytesSource(at.bootstrap)
-        keyset = device_bundle.read_keyset(device_jws.scan_envelope(source, device_jws.KEYS))
-        verdict.step(name, f"key-set {keyset.version} of fleet {keyset.fleet}")
-        if at.fleet is not None:
-            device_bundle.require_fleet(keyset.fleet, at.fleet)
-        name = "shape"
-        keysets, envelope = device_jws.scan_package(BytesSource(package))
-        verdict.step(name, f"{len(package)} B, {len(keysets)} key-sets, one bundle")
-        name = "key-sets"
-        keyset = _walk(keyset, at.bootstrap, keysets, verdict)
-        if keyset.version < at.key_floor:
-            verdict.fail(
-                name, "KEY_CHAIN", f"ends at {keyset.version}, below key-set {at.key_floor}"
-            )
-            return verdict
-        name = "signatures"
-        digest = device_jws.verify(
-            envelope, device_jws.BUNDLE, keyset.keys, keyset.bundle, device_rsa.verify
+        store = _Memory(at, verdict)
+        keyset = store._keyset
+        verdict.step(phase, f"key-set {keyset.version} of fleet {keyset.fleet}")
+        rules = device_update.Rules(
+            now=0 if at.now is None else at.now,
+            synchronised=at.now is not None,
+            uses=("hub", "dps") if at.dps else ("hub",),
+            loader=_loader(verdict) if load_roots else None,
+            verifier=device_rsa.verify,
         )
-        verdict.step(name, f"{keyset.bundle.threshold} of {len(keyset.bundle.kids)} bundle keys")
-        name = "contents"
-        bundle = device_bundle.read_bundle(envelope, digest)
-        _contents(bundle, keyset, at, verdict)
-        if verdict.ok and load_roots:
-            name = "tls"
-            _load(envelope, bundle, verdict)
+        device_update.install(store, BytesSource(package), rules)
+        if load_roots and not verdict.not_checked:
+            verdict.step("tls", "every root loads into MicroPython's TLS (R-29)")
     except TrustError as error:
-        verdict.fail(name, error.code, str(error))
+        phase = store.phase if store is not None else phase
+        verdict.fail(_phase_of(error.code, phase), error.code, str(error))
     return verdict
 
 
-def _walk(keyset: Any, bootstrap: bytes, keysets: list[Any], verdict: Verdict) -> Any:
-    current = device_jws.payload_digest(
-        device_jws.scan_envelope(BytesSource(bootstrap), device_jws.KEYS)
-    )
-    digests = [device_jws.payload_digest(entry) for entry in keysets]
-    first = len(digests) - digests[::-1].index(current) if current in digests else 0
-    for entry in keysets[first:]:
-        digest = device_jws.verify(
-            entry, device_jws.KEYS, keyset.keys, keyset.root, device_rsa.verify
-        )
-        following = device_bundle.read_keyset(entry, digest)
-        device_bundle.require_fleet(following.fleet, keyset.fleet)
-        if following.version != keyset.version + 1:
-            raise TrustError(
-                f"key-set {following.version} does not follow {keyset.version}", "KEY_CHAIN"
-            )
-        device_jws.verify(
-            entry, device_jws.KEYS, following.keys, following.root, device_rsa.verify
-        )
-        verdict.step("key-sets", f"{keyset.version} -> {following.version}, old and new threshold")
-        keyset = following
-    return keyset
+def _phase_of(code: str, phase: str) -> str:
+    if phase != "signatures" or code in ("BAD_SIGNATURE", "THRESHOLD"):
+        return phase
+    return "contents"
 
 
-def _contents(bundle: Any, keyset: Any, at: Position, verdict: Verdict) -> None:
-    verdict.version, verdict.key_version = bundle.version, bundle.key_version
-    device_bundle.require_fleet(bundle.fleet, keyset.fleet)
-    device_bundle.require_uses(bundle, ("hub", "dps") if at.dps else ("hub",))
-    if bundle.key_version != keyset.version:
-        text = f"made for key-set {bundle.key_version}, the chain ends at {keyset.version}"
-        verdict.fail("contents", "KEY_CHAIN", text)
-    elif bundle.version <= at.seen:
-        text = f"version {bundle.version} is not above {at.seen}"
-        verdict.fail("contents", "ROLLBACK", text)
-    elif at.now is not None and bundle.expires <= at.now:
-        verdict.fail("contents", "EXPIRED", "past its expires")
-    elif at.now is not None and bundle.issued > at.now:
-        verdict.fail("contents", "EXPIRED", "issued in the future")
-    else:
-        text = (
-            f"version {bundle.version}, min_version {bundle.min_version}, "
-            f"{len(bundle.roots)} roots, {len(bundle.distrust)} distrusted"
-        )
-        verdict.step("contents", text)
-
-
-def _load(envelope: Any, bundle: Any, verdict: Verdict) -> None:
+def _loader(verdict: Verdict) -> Callable[[bytes], None]:
+    """Return the function that loads one root, or notes why none can be loaded here."""
     try:
         interpreters.path("unix64")
     except UsageFailed as error:
         verdict.not_checked.append(f"loading the roots into TLS (R-29): {error.message}")
-        return
-    with tempfile.TemporaryDirectory(prefix="taproot-") as folder:
-        names = []
-        for i, root in enumerate(bundle.roots):
-            path = Path(folder) / f"{i}.der"
-            path.write_bytes(device_bundle.read_der(envelope, root))
-            names.append(str(path))
-        script = Path(folder) / "load.py"
-        script.write_text(_LOAD)
-        result = interpreters.run("unix64", script, *names, cwd=Path(folder))
-    lines = result.stdout.splitlines()
-    refused = [i for i, line in enumerate(lines) if line != "ok"]
-    if result.returncode or len(lines) != len(bundle.roots):
-        verdict.not_checked.append("loading the roots into TLS (R-29): the interpreter ended early")
-    elif refused:
-        text = f"root {bundle.roots[refused[0]].sha256.hex()[:16]}: {lines[refused[0]]}"
-        verdict.fail("tls", "NOT_CA", text)
-    else:
-        verdict.step("tls", f"{len(lines)} roots load into MicroPython's TLS (R-29)")
+        return lambda der: None
+
+    def load(der: bytes) -> None:
+        with tempfile.TemporaryDirectory(prefix="taproot-") as folder:
+            script, root = Path(folder) / "load.py", Path(folder) / "root.der"
+            script.write_text(_LOAD)
+            root.write_bytes(bytes(der))
+            result = interpreters.run("unix64", script, str(root), cwd=folder)
+        if result.returncode or not result.stdout.startswith("ok"):
+            raise ValueError(result.stdout.strip() or result.text)
+
+    return load
 
 
 def bootstrap_payload(keyset: bytes) -> dict[str, Any]:
     """Return the payload of a key-set envelope that is trusted as the firmware is."""
-    source = BytesSource(keyset)
     try:
-        envelope = device_jws.scan_envelope(source, device_jws.KEYS)
+        envelope = device_jws.scan_envelope(BytesSource(keyset), device_jws.KEYS)
         device_bundle.read_keyset(envelope)
     except TrustError as error:
         raise UsageFailed(f"not a key-set: {error}") from None
-    from taproot.trust.signing import Envelope
-
     found: dict[str, Any] = json.loads(Envelope.from_bytes(keyset).payload)
     return found
