@@ -10,7 +10,7 @@ import pytest
 from support import trust_maker
 from taproot import interpreters
 
-PRELUDE = '''
+PRELUDE = """
 import json, sys, tls
 from azure_iot.trust.factory import Factory
 from azure_iot.trust.files import FileSource
@@ -59,7 +59,7 @@ def fail(error):
 def untrusted(): return TrustError("no", "UNTRUSTED")
 def network(): return ConnectionFailedError("no", "tcp")
 def say(*values): print(json.dumps(values))
-'''
+"""
 
 
 class Device:

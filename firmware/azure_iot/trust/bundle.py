@@ -1,7 +1,7 @@
-"""What key-sets and bundles say, and the rules their contents must meet on their own.
+"""Bundles: which roots a device shall trust, for what, and the rules their contents must meet.
 
-Responsible for: schemas, limits, roles and thresholds, roots and their uses (R-08, R-09, R-11,
-R-12, R-25 to R-28, R-30). Not for: signatures (jws.py), the order of versions (update.py).
+Responsible for: the bundle payload, roots and their uses (R-25 to R-28, R-30). Not for: signatures
+(jws.py), the order of versions (update.py).
 
 Payloads are decoded member by member while they are read from the file; of a root only its facts
 and its position stay in memory. Members that are not known are passed over: they are signed, and
@@ -16,54 +16,34 @@ from .der import name_digest, require_root
 from .errors import (
     DistrustedError,
     DuplicateError,
-    FleetError,
     MalformedError,
     NoRootsError,
     NotCAError,
     TooLargeError,
 )
-from .jws import Envelope
-from .rsa import Key
-from .scan import Base64Source, Scanner, base64std, is_digest, read_span
+from .payload import Payload, read_fleet, read_version
+from .sources import Base64Source, base64std, is_digest, read_span
+
+TYPE_CHECKING = const(False)
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .jws import Envelope
+    from .scan import Scanner
 
 _OBJECT = const(0x7B)
 _OBJECT_END = const(0x7D)
 _ARRAY = const(0x5B)
 _ARRAY_END = const(0x5D)
 
-_MAX_PAYLOAD = const(16384)
 _MAX_DER = const(2048)
-_MAX_STRING = const(2732)  # base64 of the longest root
 _MAX_ROOTS = const(8)
 _MAX_DISTRUST = const(8)
 _MAX_RECOVERY = const(4)
 _MAX_URL = const(256)
-_MAX_KEYS = const(6)
-_MAX_VERSION = const(0x3FFFFFFF)
-_MAX_FLEET = const(64)
 
 _USES = ("hub", "dps", "https")
 _STATES = (b"active", b"standby", b"retired")
-
-
-class Role:
-    """Who signs: `threshold` of the keys named in `kids`."""
-
-    def __init__(self, threshold: int, kids: list) -> None:
-        self.threshold = threshold
-        self.kids = kids
-
-
-class KeySet:
-    """A key-set payload: `fleet`, `version`, `issued`, `keys` (kid -> Key), `root`, `bundle`."""
-
-    def __init__(self) -> None:
-        self.fleet = ""
-        self.version = 0
-        self.issued = 0
-        self.keys: dict = {}
-        self.root: Role | None = None
-        self.bundle: Role | None = None
 
 
 class Root:
@@ -98,58 +78,27 @@ class Bundle:
         self.recovery: list = []
 
 
-def read_keyset(envelope: Envelope, digest: bytes | None = None) -> KeySet:
-    """Decode a key-set whose signatures hold; `digest` must be that of its payload's characters."""
-    reader = _Reader(envelope, digest)
-    keyset = KeySet()
-    roles = {}
-    for kind in reader.members("keyset", ("fleet", "version", "issued", "keys", "roles")):
-        scanner = reader.scanner
-        key = scanner.key
-        if key == "fleet":
-            keyset.fleet = _fleet(scanner.string(kind))
-        elif key == "version":
-            keyset.version = _version(scanner, kind)
-        elif key == "issued":
-            keyset.issued = scanner.integer(kind)
-        elif key == "keys":
-            _read_keys(scanner, kind, keyset.keys)
-        elif key == "roles":
-            _read_roles(scanner, kind, roles)
-        else:
-            scanner.skip(kind)
-    for name in ("root", "bundle"):
-        if name not in roles:
-            raise MalformedError("roles: %s missing" % name)
-        for kid in roles[name].kids:
-            if kid not in keyset.keys:
-                raise MalformedError("role %s names a key that is not listed" % name)
-    keyset.root = roles["root"]
-    keyset.bundle = roles["bundle"]
-    return keyset
-
-
 def read_bundle(
-    envelope: Envelope, digest: bytes | None = None, loader: "Callable | None" = None
+    envelope: "Envelope", digest: bytes | None = None, loader: "Callable | None" = None
 ) -> Bundle:
     """Decode a bundle whose signatures hold and check its contents.
 
     loader: called with each root's DER; raises ValueError if the TLS library refuses it (R-29).
     """
-    reader = _Reader(envelope, digest)
+    reader = Payload(envelope, digest)
     bundle = Bundle()
     needed = ("fleet", "key_version", "version", "min_version", "issued", "expires", "roots")
     for kind in reader.members("bundle", needed):
         scanner = reader.scanner
         key = scanner.key
         if key == "fleet":
-            bundle.fleet = _fleet(scanner.string(kind))
+            bundle.fleet = read_fleet(scanner.string(kind))
         elif key == "key_version":
-            bundle.key_version = _version(scanner, kind)
+            bundle.key_version = read_version(scanner, kind)
         elif key == "version":
-            bundle.version = _version(scanner, kind)
+            bundle.version = read_version(scanner, kind)
         elif key == "min_version":
-            bundle.min_version = _version(scanner, kind)
+            bundle.min_version = read_version(scanner, kind)
         elif key == "issued":
             bundle.issued = scanner.integer(kind)
         elif key == "expires":
@@ -189,13 +138,7 @@ def require_uses(bundle: Bundle, uses: tuple) -> None:
             raise NoRootsError("no root for %s" % use)
 
 
-def require_fleet(fleet: str, ours: str) -> None:
-    """Refuse what was signed for another fleet (R-11)."""
-    if fleet != ours:
-        raise FleetError("signed for fleet %s, this device belongs to %s" % (fleet, ours))
-
-
-def read_der(envelope: Envelope, root: Root) -> bytes:
+def read_der(envelope: "Envelope", root: Root) -> bytes:
     """Read one root's DER again and check that it is still the one that was listed."""
     payload = Base64Source(envelope.source, envelope.payload[0], envelope.payload[1])
     der = base64std(read_span(payload, root.start, root.end))
@@ -204,124 +147,7 @@ def read_der(envelope: Envelope, root: Root) -> bytes:
     return der
 
 
-class _Reader:
-    """A payload being decoded: the scanner over it, and the check of its digest at the end."""
-
-    def __init__(self, envelope: Envelope, digest: bytes | None) -> None:
-        self._expected = digest
-        self._digest = sha256()
-        payload = Base64Source(
-            envelope.source, envelope.payload[0], envelope.payload[1], self._digest
-        )
-        self.scanner = Scanner(payload, _MAX_PAYLOAD, _MAX_STRING)
-
-    def members(self, what: str, needed: tuple) -> "Iterator[int]":
-        """Yield the kind of each member of the payload; check `spec` and that none is missing."""
-        scanner = self.scanner
-        scanner.want(scanner.next(), _OBJECT)
-        missing = list(needed) + ["spec"]
-        while True:
-            kind = scanner.next()
-            if kind == _OBJECT_END:
-                break
-            key = scanner.key
-            if key in missing:
-                missing.remove(key)
-            if key == "spec":
-                if scanner.integer(kind) != 1:
-                    raise MalformedError("%s: spec %d not known" % (what, scanner.number))
-                continue
-            yield kind
-        scanner.want(scanner.next(), 0)
-        if missing:
-            raise MalformedError("%s: %s missing" % (what, missing[0]))
-        if self._expected is not None and self._digest.digest() != self._expected:
-            raise MalformedError("%s changed since it was verified" % what)
-
-
-def _version(scanner: Scanner, kind: int) -> int:
-    value = scanner.integer(kind)
-    if not 1 <= value <= _MAX_VERSION:
-        raise MalformedError("%s out of range" % scanner.key)
-    return value
-
-
-def _fleet(text: bytes) -> str:
-    if not 1 <= len(text) <= _MAX_FLEET:
-        raise MalformedError("fleet name of %d bytes" % len(text))
-    return str(text, "utf-8")
-
-
-def _read_keys(scanner: Scanner, kind: int, keys: dict) -> None:
-    scanner.want(kind, _ARRAY)
-    while True:
-        kind = scanner.next()
-        if kind == _ARRAY_END:
-            return
-        scanner.want(kind, _OBJECT)
-        if len(keys) >= _MAX_KEYS:
-            raise TooLargeError("more than %d keys" % _MAX_KEYS)
-        members = {}
-        while True:
-            kind = scanner.next()
-            if kind == _OBJECT_END:
-                break
-            name = scanner.key
-            if name in ("kty", "alg", "n", "e"):
-                members[name] = scanner.string(kind)
-            else:
-                scanner.skip(kind)
-        if len(members) != 4 or members["kty"] != b"RSA":
-            raise MalformedError("key must hold kty RSA, alg, n and e")
-        key = Key(str(members["alg"], "utf-8"), members["n"], members["e"])
-        if key.kid in keys:
-            raise DuplicateError("key listed twice")
-        keys[key.kid] = key
-
-
-def _read_roles(scanner: Scanner, kind: int, roles: dict) -> None:
-    scanner.want(kind, _OBJECT)
-    while True:
-        kind = scanner.next()
-        if kind == _OBJECT_END:
-            return
-        name = scanner.key
-        if name != "root" and name != "bundle":
-            scanner.skip(kind)
-            continue
-        scanner.want(kind, _OBJECT)
-        threshold = 0
-        kids: list = []
-        while True:
-            kind = scanner.next()
-            if kind == _OBJECT_END:
-                break
-            if scanner.key == "threshold":
-                threshold = scanner.integer(kind)
-            elif scanner.key == "kids":
-                _read_kids(scanner, kind, kids)
-            else:
-                scanner.skip(kind)
-        if not 1 <= threshold <= len(kids):
-            raise MalformedError("role %s: %d of %d keys" % (name, threshold, len(kids)))
-        roles[name] = Role(threshold, kids)
-
-
-def _read_kids(scanner: Scanner, kind: int, kids: list) -> None:
-    scanner.want(kind, _ARRAY)
-    while True:
-        kind = scanner.next()
-        if kind == _ARRAY_END:
-            return
-        kid = str(scanner.string(kind), "utf-8")
-        if kid in kids:
-            raise DuplicateError("role names a key twice")
-        if len(kids) >= _MAX_KEYS:
-            raise TooLargeError("role with more than %d keys" % _MAX_KEYS)
-        kids.append(kid)
-
-
-def _read_roots(reader: _Reader, kind: int, roots: list, loader: "Callable | None") -> None:
+def _read_roots(reader: Payload, kind: int, roots: list, loader: "Callable | None") -> None:
     scanner = reader.scanner
     scanner.want(kind, _ARRAY)
     while True:
@@ -340,7 +166,7 @@ def _read_roots(reader: _Reader, kind: int, roots: list, loader: "Callable | Non
         raise NoRootsError("no roots")
 
 
-def _read_root(scanner: Scanner, loader: "Callable | None") -> Root:
+def _read_root(scanner: "Scanner", loader: "Callable | None") -> Root:
     root = Root()
     digest = b""
     while True:
@@ -388,7 +214,7 @@ def _read_certificate(text: bytes, root: Root, loader: "Callable | None") -> Non
             raise NotCAError("the TLS library refuses a root", error)
 
 
-def _read_uses(scanner: Scanner, kind: int, uses: list) -> None:
+def _read_uses(scanner: "Scanner", kind: int, uses: list) -> None:
     scanner.want(kind, _ARRAY)
     while True:
         kind = scanner.next()
@@ -400,7 +226,7 @@ def _read_uses(scanner: Scanner, kind: int, uses: list) -> None:
         uses.append(use)
 
 
-def _read_distrust(scanner: Scanner, kind: int, digests: list) -> None:
+def _read_distrust(scanner: "Scanner", kind: int, digests: list) -> None:
     scanner.want(kind, _ARRAY)
     while True:
         kind = scanner.next()
@@ -417,7 +243,7 @@ def _read_distrust(scanner: Scanner, kind: int, digests: list) -> None:
         digests.append(digest)
 
 
-def _read_recovery(scanner: Scanner, kind: int, urls: list) -> None:
+def _read_recovery(scanner: "Scanner", kind: int, urls: list) -> None:
     scanner.want(kind, _ARRAY)
     while True:
         kind = scanner.next()

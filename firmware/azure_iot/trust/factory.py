@@ -13,12 +13,18 @@ from hashlib import sha256
 
 from micropython import const
 
-from .bundle import Bundle, Root, read_bundle, read_der, read_keyset
+from .bundle import Bundle, Root, read_bundle, read_der
 from .der import name_digest, require_root
 from .errors import MalformedError, StorageError
 from .files import FileSource, read_bytes
 from .jws import BUNDLE, KEYS, payload_digest, scan_envelope
-from .scan import BytesSource
+from .keyset import read_keyset
+from .sources import BytesSource
+
+TYPE_CHECKING = const(False)
+if TYPE_CHECKING:
+    from .keyset import KeySet
+    from .sources import Source
 
 _ALL_USES = ("hub", "dps", "https")
 _MAX_DER = const(4096)

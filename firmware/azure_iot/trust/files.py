@@ -11,7 +11,11 @@ from hashlib import sha256
 from micropython import const
 
 from .errors import MalformedError, StorageError, TooLargeError
-from .scan import read_full
+from .sources import read_full
+
+TYPE_CHECKING = const(False)
+if TYPE_CHECKING:
+    from .sources import Source
 
 _CHUNK = const(256)
 _MAX_PACKAGE = const(32768)

@@ -18,7 +18,14 @@ from .errors import (
     ThresholdError,
     TooLargeError,
 )
-from .scan import BytesSource, Scanner, base64url, is_base64url, read_full, read_span
+from .scan import Scanner
+from .sources import BytesSource, base64url, is_base64url, read_full, read_span
+
+TYPE_CHECKING = const(False)
+if TYPE_CHECKING:
+    from .keyset import Role
+    from .rsa import Verifier
+    from .sources import Hash, Source
 
 _OBJECT = const(0x7B)
 _OBJECT_END = const(0x7D)
@@ -155,7 +162,10 @@ def _signatures(scanner: Scanner, found: list) -> None:
                 raise MalformedError("signature: unknown member %s" % scanner.key)
         if not protected[1] or not signature[1]:
             raise MalformedError("signature: protected or signature missing")
-        if protected[1] - protected[0] > _MAX_HEADER or signature[1] - signature[0] > _MAX_SIGNATURE:
+        if (
+            protected[1] - protected[0] > _MAX_HEADER
+            or signature[1] - signature[0] > _MAX_SIGNATURE
+        ):
             raise TooLargeError("signature: protected or signature too long")
         found.append(protected + signature)
 

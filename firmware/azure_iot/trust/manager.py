@@ -32,6 +32,17 @@ from .errors import (
 )
 from .roots import RootSet
 
+TYPE_CHECKING = const(False)
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from azure_iot.clock import Clock
+
+    from .rsa import Verifier
+    from .sources import Source
+    from .state import Slot
+    from .store import Store
+
 _VERDICTS = const(3)  # certificate verdicts before the next rung is tried
 _DAY = const(86400)
 _PAUSE_MS = const(60000)
@@ -209,10 +220,7 @@ class TrustManager:
             return None
         number = slot.slot
         roots = RootSet(
-            facts,
-            lambda root: self.store.der(number, root),
-            use,
-            self.store.state.distrust,
+            facts, lambda root: self.store.der(number, root), use, self.store.state.distrust
         )
         return Attempt(source, roots, facts.version, slot.sha256)
 
@@ -374,7 +382,7 @@ class TrustManager:
             raise refusal
         self.last_error = None
         if staged:
-                self._paused = None
+            self._paused = None
             self._pause_ms = _PAUSE_MS
             self._recovering = channel == "recovery"
             self._changed("staged")
@@ -452,6 +460,10 @@ class TrustManager:
         if self.on_change is not None:
             self.on_change(reason)
 
+    def note(self, error: Exception) -> None:
+        """Keep what went wrong outside an install (a download), for the report."""
+        self._note(error)
+
     def _note(self, error: Exception) -> None:
         self.last_error = {
             "version": getattr(error, "version", 0),
@@ -480,11 +492,7 @@ class TrustManager:
         for root in facts.roots:
             if root.sha256 not in state.distrust:
                 roots.append(
-                    {
-                        "sha256": root.sha256.hex()[:16],
-                        "expires": root.not_after,
-                        "use": root.uses,
-                    }
+                    {"sha256": root.sha256.hex()[:16], "expires": root.not_after, "use": root.uses}
                 )
         report = {"state": self._name(), "source": source, "roots": roots}
         if self.via is not None:
@@ -524,7 +532,7 @@ def is_private(host: str) -> bool:
     if host[:2] in ("fc", "fd") and ":" in host:
         return True
     parts = host.split(".")
-    if len(parts) != 4 or not all([part.isdigit() and len(part) <= 3 for part in parts]):
+    if len(parts) != 4 or not all(part.isdigit() and len(part) <= 3 for part in parts):
         return False
     first, second = int(parts[0]), int(parts[1])
     return (

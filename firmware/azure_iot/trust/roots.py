@@ -4,8 +4,16 @@ Responsible for: handing out the roots of one bundle for one use, minus every di
 from flash only when a chain needs them. Not for: which bundle is in use (manager.py).
 """
 
+from micropython import const
+
 from .der import name_digest
 from .errors import MalformedError
+
+TYPE_CHECKING = const(False)
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .bundle import Bundle
 
 
 class RootSet:

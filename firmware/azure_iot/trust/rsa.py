@@ -13,7 +13,17 @@ from hashlib import sha256
 from micropython import const
 
 from .errors import BadSignatureError, MalformedError
-from .scan import base64url
+from .sources import base64url
+
+TYPE_CHECKING = const(False)
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Verifier(Protocol):
+        """Raises BadSignatureError unless the signature is the key's own."""
+
+        def __call__(self, key: "Key", digest: bytes, signature: bytes) -> None: ...
+
 
 _EXPONENT = const(65537)
 _MIN_BYTES = const(256)  # 2,048 bits
@@ -59,9 +69,7 @@ def verify(key: Key, digest: bytes, signature: bytes) -> None:
     # Equal length, so the order of the byte strings is that of the numbers.
     if signature >= key.modulus:
         raise BadSignatureError("signature not below the modulus")
-    number = pow(
-        int.from_bytes(signature, "big"), _EXPONENT, int.from_bytes(key.modulus, "big")
-    )
+    number = pow(int.from_bytes(signature, "big"), _EXPONENT, int.from_bytes(key.modulus, "big"))
     message = number.to_bytes(size, "big")
     if key.alg == "RS256":
         padding = b"\xff" * (size - 3 - len(_DIGEST_INFO) - _HASH)

@@ -1,7 +1,7 @@
-"""Strict JSON, token by token, straight from a file; strict base64.
+"""Strict JSON, token by token, straight from a file.
 
-Responsible for: RFC 8259 structure with nothing left to taste (R-02, H13, H14), positions of
-values, text decoded while it is read. Not for: what the members mean (jws.py, bundle.py).
+Responsible for: RFC 8259 structure with nothing left to taste (R-02, H13) and the positions of
+values. Not for: what the members mean (jws.py, keyset.py, bundle.py), base64 (sources.py).
 Specification: trust store, "Parser facts that force rules".
 
 The built-in `json` takes missing commas, repeated keys, truncated text and more, so it never sees
@@ -13,11 +13,14 @@ an integer or a literal. Inside an object `key` is the name of the member. `_sta
 container, the list of names seen (an object) or a count (an array); nothing recurses.
 """
 
-from binascii import a2b_base64, b2a_base64
-
 from micropython import const
 
 from .errors import MalformedError, TooLargeError
+from .sources import read_full
+
+TYPE_CHECKING = const(False)
+if TYPE_CHECKING:
+    from .sources import Source
 
 # Token kinds are the byte a token begins with; integers are all _INT.
 _OBJECT = const(0x7B)
@@ -31,141 +34,16 @@ _COMMA = const(0x2C)
 _COLON = const(0x3A)
 _BACKSLASH = const(0x5C)
 
-_BUFFER = const(256)  # read unit; also a multiple of 4 for base64
+_BUFFER = const(256)
 _MAX_KEY = const(64)
 _MAX_DIGITS = const(10)
 _MAX_DEPTH = const(8)
 _MAX_MEMBERS = const(32)
 
-_URL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-_STD = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 _HEX = b"0123456789abcdef"
+_PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_"
 _ESCAPES = b'""\\\\//b\bf\fn\nr\rt\t'  # letter after the backslash, then what it stands for
 _LITERALS = (b"true", b"false", b"null")
-
-
-def base64url(text: bytes) -> bytes:
-    """Decode unpadded base64url; any second spelling of the same bytes is refused."""
-    if text.strip(_URL) or len(text) % 4 == 1:
-        raise MalformedError("not base64url")
-    text = text.replace(b"-", b"+").replace(b"_", b"/")
-    raw = a2b_base64(text + b"=="[: -len(text) % 4])
-    if b2a_base64(raw)[:-1].rstrip(b"=") != text:
-        raise MalformedError("base64url with stray bits")
-    return raw
-
-
-def base64std(text: bytes) -> bytes:
-    """Decode padded standard base64, as strictly as `base64url`."""
-    if text.strip(_STD) or len(text) % 4:
-        raise MalformedError("not base64")
-    raw = a2b_base64(text)
-    if b2a_base64(raw)[:-1] != text:
-        raise MalformedError("base64 with stray bits")
-    return raw
-
-
-def is_digest(text: bytes | None) -> bool:
-    """Tell whether `text` is 64 lower-case hexadecimal digits."""
-    return text is not None and len(text) == 64 and not text.strip(_HEX)
-
-
-def is_base64url(text: bytes) -> bool:
-    """Tell whether every byte of `text` belongs to the base64url alphabet."""
-    return not text.strip(_URL)
-
-
-def read_span(source: "Source", start: int, end: int) -> bytes:
-    """Read bytes `start` to `end` of a source into one block."""
-    block = bytearray(end - start)
-    source.seek(start)
-    if read_full(source, memoryview(block)) != len(block):
-        raise MalformedError("file shorter than before")
-    return bytes(block)
-
-
-def read_full(source: "Source", view: memoryview) -> int:
-    """Fill `view` as far as the source reaches; return the number of bytes."""
-    got = 0
-    while got < len(view):
-        n = source.readinto(view[got:])
-        if not n:
-            break
-        got += n
-    return got
-
-
-class BytesSource:
-    """A source over bytes in memory or in ROM."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = memoryview(data)
-        self._at = 0
-        self.size = len(data)
-
-    def seek(self, position: int) -> None:
-        """Continue reading at `position`."""
-        self._at = position
-
-    def readinto(self, view: memoryview) -> int:
-        """Copy what fits; return the count, 0 at the end."""
-        n = min(len(view), self.size - self._at)
-        if n <= 0:
-            return 0
-        view[:n] = self._data[self._at : self._at + n]
-        self._at += n
-        return n
-
-    def close(self) -> None:
-        """Release nothing; files have something to do here."""
-
-
-class Base64Source:
-    """The bytes that a span of base64url text stands for, decoded while they are read.
-
-    `digest`, if given, is a hash object fed with every character read.
-    """
-
-    def __init__(self, source: "Source", start: int, end: int, digest: "Hash | None" = None):
-        length = end - start
-        if length % 4 == 1:
-            raise MalformedError("not base64url")
-        self.size = length // 4 * 3 + (length % 4) * 3 // 4
-        self._source = source
-        self._start = start
-        self._at = start
-        self._end = end
-        self._digest = digest
-        self._text = bytearray(_BUFFER)
-        self._raw = memoryview(b"")
-
-    def seek(self, position: int) -> None:
-        """Continue at byte `position` of the decoded text."""
-        self._at = self._start + position // 3 * 4
-        self._raw = memoryview(b"")
-        if position % 3:
-            self._fill()
-            self._raw = self._raw[position % 3 :]
-
-    def _fill(self) -> None:
-        n = min(_BUFFER, self._end - self._at)
-        view = memoryview(self._text)[:n]
-        self._source.seek(self._at)
-        if read_full(self._source, view) != n:
-            raise MalformedError("file shorter than before")
-        if self._digest is not None:
-            self._digest.update(view)
-        self._at += n
-        self._raw = memoryview(base64url(bytes(view)))
-
-    def readinto(self, view: memoryview) -> int:
-        """Copy what fits of the next decoded bytes; return the count, 0 at the end."""
-        if not len(self._raw) and self._at < self._end:
-            self._fill()
-        n = min(len(view), len(self._raw))
-        view[:n] = self._raw[:n]
-        self._raw = self._raw[n:]
-        return n
 
 
 class Scanner:
@@ -339,7 +217,7 @@ class Scanner:
             if end < 0:
                 end = self._filled
             run = bytes(memoryview(self._buffer)[at:end])
-            if run and not run.strip(_STD):
+            if run and not run.strip(_PLAIN):
                 # Nearly all of a package is base64: one native call checks a whole run.
                 self._at = end
             else:

@@ -9,7 +9,7 @@ from hashlib import sha256
 
 from micropython import const
 
-from .scan import is_digest
+from .sources import is_digest
 
 _MAX_VERSION = const(0x3FFFFFFF)
 _MAX_BAD = const(4)

@@ -22,9 +22,28 @@ from micropython import const
 from azure_iot.errors import TrustError
 
 from . import files, rsa, state
-from .bundle import read_bundle, read_der, read_keyset, require_fleet
+from .bundle import read_bundle, read_der
 from .errors import KeyChainError, StorageError
 from .jws import BUNDLE, KEYS, payload_digest, scan_envelope, verify
+from .keyset import next_keyset
+from .payload import require_fleet
+
+TYPE_CHECKING = const(False)
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from .bundle import Bundle, Root
+    from .factory import Factory
+    from .jws import Envelope
+    from .keyset import KeySet
+    from .rsa import Verifier
+
+    class Mirror(Protocol):
+        """Named integers outside the file system (NVS)."""
+
+        def get(self, name: str) -> "int | None": ...
+        def set(self, name: str, value: int) -> None: ...
+
 
 _TRIES = const(3)
 _EPOCH_2000 = const(946684800)  # an i32 in NVS counts from here until 2068
@@ -312,10 +331,7 @@ class Store:
                 ):
                     found.append(
                         state.Slot(
-                            slot,
-                            facts.version,
-                            facts.key_version,
-                            self._slot_digest(slot).hex(),
+                            slot, facts.version, facts.key_version, self._slot_digest(slot).hex()
                         )
                     )
         return found
@@ -362,17 +378,13 @@ class Store:
         slot = 1 - self.state.good.slot if self.state.good else 0
         self._facts[slot] = None
         self.make_folder()
-        sha = files.write_span(
-            self.slot_path(slot), envelope.source, envelope.start, envelope.end
-        )
+        sha = files.write_span(self.slot_path(slot), envelope.source, envelope.start, envelope.end)
         written = scan_envelope(files.FileSource(self.slot_path(slot)), BUNDLE)
         if payload_digest(written) != digest:
             raise StorageError("slot does not hold what was verified")
         written.source.close()
         following = self.state.copy()
-        following.trial = state.Slot(
-            slot, bundle.version, bundle.key_version, sha.hex(), source
-        )
+        following.trial = state.Slot(slot, bundle.version, bundle.key_version, sha.hex(), source)
         following.tries = _TRIES
         listed = bundle.version > self.state.dv
         if listed:
@@ -475,16 +487,3 @@ class Store:
         following.recoveries = count
         following.recovery_at = at
         self._write(following)
-
-
-def next_keyset(envelope: "Envelope", keyset: "KeySet", verifier: "Verifier") -> "KeySet":
-    """Return the key-set that follows `keyset`, signed by the old and by the new threshold."""
-    digest = verify(envelope, KEYS, keyset.keys, keyset.root, verifier)
-    following = read_keyset(envelope, digest)
-    require_fleet(following.fleet, keyset.fleet)
-    if following.version != keyset.version + 1:
-        raise KeyChainError(
-            "key-set %d does not follow %d" % (following.version, keyset.version)
-        )
-    verify(envelope, KEYS, following.keys, following.root, verifier)
-    return following

@@ -13,11 +13,26 @@ function passed in, so that this module runs anywhere.
 
 import gc
 
+from micropython import const
+
 from . import rsa
-from .bundle import read_bundle, require_fleet, require_uses
+from .bundle import read_bundle, require_uses
 from .errors import ExpiredError, KeyChainError, RefusedError, RollbackError
 from .jws import BUNDLE, payload_digest, scan_package, verify
-from .store import next_keyset
+from .keyset import next_keyset
+from .payload import require_fleet
+
+TYPE_CHECKING = const(False)
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .bundle import Bundle
+    from .jws import Envelope
+    from .keyset import KeySet
+    from .rsa import Verifier
+    from .sources import Source
+    from .state import State
+    from .store import Store
 
 
 class Rules:

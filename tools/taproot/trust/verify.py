@@ -20,11 +20,11 @@ from typing import Any
 
 import taproot.device_modules  # noqa: F401  (puts micropython.const within reach)
 from azure_iot.errors import TrustError
-from azure_iot.trust import bundle as device_bundle
+from azure_iot.trust import keyset as device_keyset
 from azure_iot.trust import jws as device_jws
 from azure_iot.trust import rsa as device_rsa
 from azure_iot.trust import update as device_update
-from azure_iot.trust.scan import BytesSource
+from azure_iot.trust.sources import BytesSource
 from taproot import interpreters
 from taproot.console import UsageFailed
 from taproot.trust.signing import Envelope
@@ -82,7 +82,7 @@ class _Memory:
 
     def __init__(self, at: Position, verdict: Verdict) -> None:
         envelope = device_jws.scan_envelope(BytesSource(at.bootstrap), device_jws.KEYS)
-        self._keyset = device_bundle.read_keyset(envelope)
+        self._keyset = device_keyset.read_keyset(envelope)
         self._digest = device_jws.payload_digest(envelope)
         self._verdict = verdict
         self.phase = "shape"
@@ -178,7 +178,7 @@ def bootstrap_payload(keyset: bytes) -> dict[str, Any]:
     """Return the payload of a key-set envelope that is trusted as the firmware is."""
     try:
         envelope = device_jws.scan_envelope(BytesSource(keyset), device_jws.KEYS)
-        device_bundle.read_keyset(envelope)
+        device_keyset.read_keyset(envelope)
     except TrustError as error:
         raise UsageFailed(f"not a key-set: {error}") from None
     found: dict[str, Any] = json.loads(Envelope.from_bytes(keyset).payload)
