@@ -1,0 +1,646 @@
+"""The state of an MQTT 3.1.1 client without any I/O, clock or task.
+
+Responsible for: PUBLISH both ways, packet ids, the in-flight window, resending, keep alive,
+deadlines, and checking everything a server may send. Not responsible for: sockets, waiting,
+reconnecting (client.py); CONNECT and SUBSCRIBE bytes (packet.py). QoS 2 is absent.
+Spec: MQTT Version 3.1.1, OASIS Standard; a violation raises ProtocolError naming the rule
+(4.8.0-1, "close on a violation", where the text numbers none).
+
+Theory of operation. Messages to send sit in a ring, numbered upwards for ever:
+
+    tail .. sent    in flight, at most `window`; the packet id is number % 65535 + 1
+    sent .. head    accepted, not sent yet (no connection, or the window was full)
+
+PUBACKs arrive in order (MQTT-4.6.0-2), so the next one belongs to `tail`; one out of order
+leaves a hole that `tail` jumps later. Losing the connection sets `sent` back to `tail`:
+everything is sent again in order, with DUP where it was sent before. Numbers start again at
+zero after _LAP, a multiple of 65535 and of every ring size, below a 31-bit small integer.
+
+Received bytes are parsed where they were read. A packet larger than the buffer comes out as
+BEGIN and CHUNKs. Nothing is allocated per packet while topic and sizes repeat; `payload` is
+valid until the buffer is read into again.
+
+    mv = session.space(); session.received(read_into(mv))
+    while (event := session.next()): …          # session.topic, .payload, .qos, .pid, …
+"""
+
+from azure_iot.deadlines import Deadlines
+from azure_iot.errors import ConnectionDroppedError, ProtocolError
+from azure_iot.mqtt import packet
+from micropython import const
+
+MESSAGE = const(1)  # topic, payload, qos, pid, dup
+BEGIN = const(2)  # a large message: topic (None if longer than the buffer), size, qos, pid, dup
+CHUNK = const(3)  # payload; `left` bytes follow
+CONNACK = const(4)  # present, code
+SUBACK = const(5)  # pid, code
+UNSUBACK = const(6)  # pid
+
+PING = const(1)
+
+_LAP = const(268431360)  # 65535 * 4096
+_RULE = "MQTT-4.8.0-1"
+_WATCHED = ("CONNACK", "PUBACK", "SUBACK", "PINGRESP", "the rest of a packet")
+
+
+class Session:
+    """See the module. `online` is True between an accepting CONNACK and `lost()`."""
+
+    def __init__(
+        self,
+        *,
+        keepalive_s: int = 240,
+        clean: bool = False,
+        window: int = 8,
+        buffer_in: "int | bytearray" = 4096,
+        buffer_out: "int | bytearray" = 4096,
+        max_packet: int = 294912,
+        deadlines: "object | None" = None,
+    ) -> None:
+        self._in = bytearray(buffer_in) if isinstance(buffer_in, int) else buffer_in
+        self._out = bytearray(buffer_out) if isinstance(buffer_out, int) else buffer_out
+        self._all = memoryview(self._in)
+        self._pos = self._end = 0  # unread part of the buffer
+        self._body = 0  # where the packet being looked at has its variable header
+        self._skip = 0  # bytes of an overlong topic and its packet id still to pass
+        self._view = None  # the last payload view and where it lies
+        self._view_at = self._view_end = -1
+        self._name = self._name_view = None  # the last topic: bytes, and the view it was in
+        self._name_at = self._name_end = -1
+        self._topic = None  # the topic that stands in the out buffer, and where it ends
+        self._at = 0
+        self._packet = None  # the last packet view and its end
+        self._packet_end = -1
+        self._ack = bytearray(b"\x40\x02\0\0")
+        size = 8
+        while size <= window:
+            size *= 2
+        self._mask = size - 1
+        self._topics = [None] * size
+        self._payloads = [None] * size
+        self.tail = self.sent = self.head = 0
+        self._again = 0  # numbers below this have been sent before
+        self._holes = 0
+        self._pending = {}  # packet id of SUBSCRIBE (True) and UNSUBSCRIBE (False) in flight
+        self.window = window
+        self.clean = clean
+        self.keepalive_s = keepalive_s
+        self._max = max_packet
+        self.deadlines = deadlines or Deadlines()
+        self.rest = None  # what of the last packet did not fit the out buffer
+        self.online = self.busy = self.pinging = False
+        self.topic = self.payload = None
+        self.left = self.qos = self.pid = self.size = self.code = 0
+        self.present = self.dup = False
+        self.packets = self.strangers = 0  # received; PUBACKs for nothing in flight
+        self._alive = 0
+        self._keys = [None] * 6
+        self._ages = [0] * 6
+
+    # Sending
+
+    def room(self) -> bool:
+        """Tell whether a QoS 1 message may be sent at once."""
+        return self.sent == self.head and self.sent - self.tail < self.window
+
+    def publish(self, topic: str, payload: bytes, qos: int) -> memoryview:
+        """Return PUBLISH, in flight if `qos` is 1; needs room(). `rest` follows it on the wire.
+
+        Hot path: 48 B on a 32-bit heap, less when the length repeats.
+        """
+        if not qos:
+            return self._encode(0x30, topic, payload, 0)
+        if topic != self._topic:
+            self._set_topic(topic)
+        i = self.head
+        if self._pending:
+            i = self._next_free(i)
+        j = i & self._mask
+        self._topics[j] = topic
+        self._payloads[j] = payload
+        self.head = self.sent = i + 1
+        return self._encode(0x32, topic, payload, i % 65535 + 1)
+
+    def enqueue(self, topic: str, payload: "bytes | tuple") -> int:
+        """Accept a message for later; return its number. A tuple is (qos, payload, …)."""
+        if topic != self._topic:
+            self._set_topic(topic)
+        i = self.head
+        if self._pending:
+            i = self._next_free(i)
+        if i - self.tail > self._mask:
+            self._grow()
+        self._topics[i & self._mask] = topic
+        self._payloads[i & self._mask] = payload
+        self.head = i + 1
+        return i
+
+    def send_next(self) -> "memoryview | tuple | None":
+        """Return the next accepted message as PUBLISH; a tuple (topic, source, head, pid) where
+        it comes from a reader; None when there is none or the window is full."""
+        self._settle()
+        i = self.sent
+        if i == self.head or i - self.tail >= self.window:
+            return None
+        self.sent = i + 1
+        j = i & self._mask
+        topic, payload = self._topics[j], self._payloads[j]
+        qos = 1
+        if isinstance(payload, tuple):
+            qos, payload = payload
+        if not qos:  # sent once, then forgotten
+            self._topics[j] = self._payloads[j] = None
+            self._holes += 1
+            self._advance()
+            return self._encode(0x30, topic, payload, 0)
+        head = 0x3A if i < self._again else 0x32
+        if not isinstance(payload, bytes):
+            return topic, payload, head, i % 65535 + 1
+        return self._encode(head, topic, payload, i % 65535 + 1)
+
+    def _settle(self) -> None:
+        """Step over numbers that are finished already."""
+        while self.sent != self.head and self._topics[self.sent & self._mask] is None:
+            self.sent += 1
+            self._advance()
+
+    def pending_bytes(self) -> int:
+        """Return the payload bytes held for messages not acknowledged yet."""
+        n = 0
+        for payload in self._payloads:
+            if isinstance(payload, tuple):
+                payload = payload[1]
+            if isinstance(payload, bytes):
+                n += len(payload)
+        return n
+
+    def done(self, number: int) -> bool:
+        """Tell whether the message with that number has been acknowledged."""
+        if not self.tail <= number < self.head:
+            number -= _LAP
+            if not self.tail <= number < self.head:
+                return True
+        return self._topics[number & self._mask] is None
+
+    def forget(self, number: int) -> None:
+        """Give up a message that cannot be sent any more (its reader has changed)."""
+        if not self.done(number):
+            self._free(number & self._mask)
+
+    def puback(self, pid: int) -> bytearray:
+        """Return PUBACK for a message received; one buffer, so write it at once."""
+        ack = self._ack
+        ack[2] = pid >> 8
+        ack[3] = pid & 255
+        return ack
+
+    def subscribe(self, wanted: str, qos: int) -> bytearray:
+        """Return SUBSCRIBE and keep its packet id in `pid`."""
+        self.pid = pid = self._control_id()
+        out = packet.subscribe(pid, wanted, qos)
+        self._pending[pid] = True
+        return out
+
+    def unsubscribe(self, wanted: str) -> bytearray:
+        """Return UNSUBSCRIBE and keep its packet id in `pid`."""
+        self.pid = pid = self._control_id()
+        out = packet.unsubscribe(pid, wanted)
+        self._pending[pid] = False
+        return out
+
+    def _control_id(self) -> int:
+        """Return a packet id half a lap away from the messages' ones."""
+        n = self.head + 32767
+        while n % 65535 + 1 in self._pending:
+            n += 1
+        return n % 65535 + 1
+
+    def _next_free(self, i: int) -> int:
+        """Return the first number from `i` whose packet id no SUBSCRIBE in flight has."""
+        while i % 65535 + 1 in self._pending:
+            if i - self.tail > self._mask:
+                self._grow()
+            self._topics[i & self._mask] = None
+            self._holes += 1
+            i += 1
+            if self.sent == self.head:
+                self.sent = i
+            self.head = i
+            self._advance()
+        if i - self.tail > self._mask:
+            self._grow()
+        return i
+
+    def _grow(self) -> None:
+        """Double the ring."""
+        old, size = self._mask, (self._mask + 1) * 2
+        topics, payloads = [None] * size, [None] * size
+        for i in range(self.tail, self.head):
+            topics[i & (size - 1)] = self._topics[i & old]
+            payloads[i & (size - 1)] = self._payloads[i & old]
+        self._topics, self._payloads, self._mask = topics, payloads, size - 1
+
+    def _set_topic(self, topic: str) -> None:
+        """Put `topic` where every following PUBLISH expects it. Raises ValueError."""
+        name = packet.topic_name(topic)
+        n = len(name)
+        if n + 9 > len(self._out):
+            raise ValueError("topic of %d bytes: the out buffer holds %d" % (n, len(self._out)))
+        self._at = 7 + n
+        self._out[5] = n >> 8
+        self._out[6] = n & 255
+        self._out[7 : 7 + n] = name
+        self._topic = topic
+
+    def _encode(self, head: int, topic: str, payload: bytes, pid: int) -> memoryview:
+        """Return PUBLISH in the out buffer; what does not fit is left in `rest`."""
+        if topic != self._topic:
+            self._set_topic(topic)
+        out = self._out
+        at = self._at
+        if pid:
+            out[at] = pid >> 8
+            out[at + 1] = pid & 255
+            at += 2
+        end = at + len(payload)
+        if end > len(out):
+            self.rest = memoryview(payload)[len(out) - at :]
+            out[at:] = memoryview(payload)[: len(out) - at]
+            return self._header(head, end - 5, len(out))
+        out[at:end] = payload
+        if end < 133:  # remaining length below 128: one byte
+            out[3] = head
+            out[4] = end - 5
+            if end != self._packet_end:
+                self._packet_end = end
+                self._packet = memoryview(out)[3:end]
+            return self._packet
+        return self._header(head, end - 5, end)
+
+    def _header(self, head: int, size: int, end: int) -> memoryview:
+        """Write first byte and remaining length before the topic; return the packet."""
+        out = self._out
+        at = 4 - packet.length_size(size)
+        out[at] = head
+        packet.put_length(out, at + 1, size)
+        if end != self._packet_end or len(self._packet) != end - at:
+            self._packet_end = end
+            self._packet = memoryview(out)[at:end]
+        return self._packet
+
+    # Receiving
+
+    def space(self) -> memoryview:
+        """Return where to read into; never empty."""
+        pos, end = self._pos, self._end
+        if pos == end:
+            self._pos = self._end = 0
+            return self._all
+        if pos:
+            self._in[0 : end - pos] = self._all[pos:end]
+            self._pos, self._end = 0, end - pos
+            end -= pos
+        return self._all[end:]
+
+    def received(self, n: int) -> None:
+        """Take over `n` bytes read into space()."""
+        self._end += n
+
+    def feed(self, data: "bytes | memoryview") -> int:
+        """Copy in as much of `data` as there is space for; return how much."""
+        mv = self.space()
+        n = min(len(mv), len(data))
+        mv[:n] = data[:n]
+        self._end += n
+        return n
+
+    def next(self) -> int:
+        """Return the next event, 0 when more bytes are needed. PUBACKs are dealt with here.
+
+        Hot path: nothing allocated while topic and sizes repeat.
+        """
+        while True:
+            if self.left or self._skip:
+                return self._next_chunk()
+            at = self._pos
+            if self._end - at < 2:
+                return 0
+            data = self._in
+            head = data[at]
+            size = data[at + 1]
+            body = at + 2
+            if size > 127:
+                size = self._length(at)
+                if size < 0:
+                    return 0
+                body = self._body
+            end = body + size
+            if head == 0x40:
+                if size != 2:
+                    raise ProtocolError("PUBACK of %d bytes" % size, _RULE)
+                if end > self._end:
+                    return 0
+                self._pos = end
+                self.packets += 1
+                i = self.tail
+                if i != self.sent and (data[body] << 8 | data[body + 1]) == i % 65535 + 1:
+                    i &= self._mask
+                    self._topics[i] = self._payloads[i] = None
+                    self.tail += 1
+                    if self._holes:
+                        self._advance()
+                else:
+                    self._other_ack(data[body] << 8 | data[body + 1])
+            elif head & 0xF0 == 0x30:
+                return self._publish(head, body, end)
+            else:
+                head = self._control(head, body, end)
+                if head >= 0:
+                    return head
+
+    def _length(self, at: int) -> int:
+        """Decode a remaining length of two to four bytes; -1 when it is not all there."""
+        data = self._in
+        size = shift = 0
+        for i in range(at + 1, at + 5):
+            if i >= self._end:
+                return -1
+            size |= (data[i] & 127) << shift
+            shift += 7
+            if data[i] < 128:
+                if size > self._max:
+                    raise ProtocolError(
+                        "packet of %d bytes, more than a hub sends (%d)" % (size, self._max), _RULE
+                    )
+                self._body = i + 1
+                return size
+        raise ProtocolError("remaining length of more than four bytes", _RULE)
+
+    def _other_ack(self, pid: int) -> None:
+        """Handle a PUBACK that is not for the oldest message in flight."""
+        if not self.online:
+            raise ProtocolError("PUBACK before CONNACK", "MQTT-3.2.0-1")
+        if not pid:
+            raise ProtocolError("packet id 0", "MQTT-2.3.1-1")
+        ahead = (pid - 1 - self.tail) % 65535
+        if ahead < self.sent - self.tail:
+            i = (self.tail + ahead) & self._mask
+            if self._topics[i] is not None:
+                self._free(i)
+                return
+        self.strangers += 1  # answered twice, or by a server that remembers more than we do
+
+    def _free(self, i: int) -> None:
+        self._topics[i] = self._payloads[i] = None
+        self._holes += 1
+        self._advance()
+
+    def _advance(self) -> None:
+        """Move `tail` over what is finished."""
+        while self.tail != self.sent and self._topics[self.tail & self._mask] is None:
+            self.tail += 1
+            if self._holes:
+                self._holes -= 1
+
+    def _publish(self, head: int, body: int, end: int) -> int:
+        """Handle PUBLISH, `end` being where it will end."""
+        have = self._end
+        whole = end <= have
+        if not whole:
+            if not self.online:
+                raise ProtocolError("PUBLISH before CONNACK", "MQTT-3.2.0-1")
+            self._check_head(head, end - body, body)
+            if end - self._pos <= len(self._in):
+                return 0
+        data = self._in
+        qos = head >> 1 & 3
+        if body + 2 > have or body + 2 > end:
+            if whole:
+                raise ProtocolError("PUBLISH without a topic", _RULE)
+            return 0
+        start = body + 2 + (data[body] << 8 | data[body + 1])  # end of the topic
+        at = start + 2 if qos else start
+        if not whole:
+            if at > have:
+                return self._overlong(head, body, at, end)
+        elif qos > 1 or at > end or not self.online:
+            self._check_head(head, end - body, body)
+        if qos:
+            self.pid = data[start] << 8 | data[start + 1]
+            if not self.pid:
+                raise ProtocolError("packet id 0", "MQTT-2.3.1-1")
+        else:
+            self.pid = 0
+            if head & 8:
+                raise ProtocolError("DUP with QoS 0", "MQTT-3.3.1-2")
+        self.qos = qos
+        self.dup = head & 8
+        if (
+            start != self._name_end
+            or body + 2 != self._name_at
+            or self._name_view != self._name
+        ):
+            self._new_name(body + 2, start)
+        if not whole:
+            self._pos = at
+            self.left = self.size = end - at
+            return BEGIN
+        self._pos = end
+        self.packets += 1
+        if at != self._view_at or end != self._view_end:
+            self._view_at = at
+            self._view_end = end
+            self._view = self._all[at:end]
+        self.payload = self._view
+        return MESSAGE
+
+    def _check_head(self, head: int, size: int, body: int) -> None:
+        """Refuse a PUBLISH whose first bytes are wrong, also before the rest is there."""
+        if not self.online:
+            raise ProtocolError("PUBLISH before CONNACK", "MQTT-3.2.0-1")
+        qos = head >> 1 & 3
+        if qos == 3:
+            raise ProtocolError("QoS 3", "MQTT-3.3.1-4")
+        if qos == 2:
+            raise ProtocolError("QoS 2, which was never asked for", "MQTT-3.8.4-6")
+        if body + 2 <= self._end:
+            n = self._in[body] << 8 | self._in[body + 1]
+            if n + 2 + (2 if qos else 0) > size:
+                raise ProtocolError("topic of %d bytes in a packet of %d" % (n, size), _RULE)
+
+    def _new_name(self, at: int, end: int) -> None:
+        """Decode a topic and remember the view it came in."""
+        self._name_at = self._name_end = -1
+        view = self._all[at:end]
+        self.topic = packet.received_topic(view)
+        self._name = bytes(view)
+        self._name_view = view
+        self._name_at = at
+        self._name_end = end
+
+    def _overlong(self, head: int, body: int, at: int, end: int) -> int:
+        """Start a large message whose topic is not all there: wait, or pass over it."""
+        if at - self._pos <= len(self._in):
+            return 0
+        self.topic = None
+        self.qos = head >> 1 & 3
+        self.dup = head & 8
+        self.pid = 0
+        self.left = self.size = end - at
+        self._skip = at - (body + 2)
+        self._pos = body + 2
+        return self._next_chunk()
+
+    def _next_chunk(self) -> int:
+        """Hand out what is there of a large message."""
+        have = self._end - self._pos
+        if self._skip:
+            keep = 2 if self.qos else 0
+            n = min(have, self._skip - keep)
+            self._skip -= n
+            self._pos += n
+            have -= n
+            if self._skip > keep or have < keep:
+                return 0
+            if keep:
+                self.pid = self._in[self._pos] << 8 | self._in[self._pos + 1]
+                self._pos += 2
+                if not self.pid:
+                    raise ProtocolError("packet id 0", "MQTT-2.3.1-1")
+            self._skip = 0
+            if not self.left:
+                self.packets += 1
+            return BEGIN
+        if not have:
+            return 0
+        n = min(have, self.left)
+        self.payload = self._all[self._pos : self._pos + n]
+        self._pos += n
+        self.left -= n
+        if not self.left:
+            self.packets += 1
+        return CHUNK
+
+    def _control(self, head: int, body: int, end: int) -> int:
+        """Handle what is neither PUBLISH nor PUBACK; -1 = nothing to tell, 0 = not all there."""
+        size = end - body
+        kind = head >> 4
+        if not self.online and head != 0x20:
+            raise ProtocolError("packet 0x%02x before CONNACK" % head, "MQTT-3.2.0-1")
+        if kind not in (2, 9, 11, 13):
+            raise ProtocolError("packet 0x%02x is none for a client" % head, _RULE)
+        if head & 15:
+            raise ProtocolError("flags of packet 0x%02x" % head, "MQTT-2.2.2-2")
+        if size != (2, 3, 2, 0)[(kind - 1) >> 2 if kind != 9 else 1]:
+            raise ProtocolError("packet 0x%02x of %d bytes" % (head, size), _RULE)
+        if end > self._end:
+            return 0
+        self._pos = end
+        self.packets += 1
+        if kind == 13:
+            self.pinging = False
+            self._alive += 1
+            return -1
+        first, second = self._in[body], self._in[body + 1]
+        if kind == 2:
+            return self._connack(first, second)
+        pid = first << 8 | second
+        if self._pending.pop(pid, None) is not (kind == 9):
+            raise ProtocolError(
+                "answer to an unknown packet id %d" % pid,
+                "MQTT-3.8.4-2" if kind == 9 else "MQTT-3.10.4-4",
+            )
+        self._alive += 1
+        self.pid = pid
+        if kind == 11:
+            return UNSUBACK
+        self.code = self._in[body + 2]
+        if self.code not in (0, 1, 128):
+            raise ProtocolError("SUBACK code 0x%02x" % self.code, "MQTT-3.9.3-2")
+        return SUBACK
+
+    def _connack(self, flags: int, code: int) -> int:
+        if self.online:
+            raise ProtocolError("a second CONNACK", _RULE)
+        if flags > 1:
+            raise ProtocolError("CONNACK flags 0x%02x" % flags, _RULE)
+        if code > 5:
+            raise ProtocolError("CONNACK code %d" % code, _RULE)
+        if flags and code:
+            raise ProtocolError("session present in a refusal", "MQTT-3.2.2-4")
+        if flags and self.clean:
+            raise ProtocolError("session present after clean session", "MQTT-3.2.2-1")
+        self.present = bool(flags)
+        self.code = code
+        self.online = not code
+        return CONNACK
+
+    # Connection and time
+
+    def lost(self) -> None:
+        """Start again: nothing received counts, everything in flight is to be sent again."""
+        self._again = max(self._again, self.sent)
+        self.sent = self.tail
+        self._pos = self._end = self.left = self._skip = 0
+        self._pending = {}
+        self.online = self.busy = self.pinging = False
+        self.rest = None
+        for i in range(6):
+            self._keys[i] = None
+
+    def deadline(self) -> int:
+        """Return after how many milliseconds at the latest elapse() wants to be called."""
+        d = self.deadlines
+        ms = min(d.connack_ms, d.puback_ms, d.suback_ms, d.pingresp_ms, d.packet_ms) // 4
+        if self.keepalive_s:
+            ms = min(ms, self.keepalive_s * 125)
+        return max(ms, 50)
+
+    def elapse(self, ms: int) -> int:
+        """Let `ms` pass; return PING when one is due. Raises ConnectionDroppedError.
+
+        Each answer waited for has a key that changes with progress: the age of an unchanged key
+        is compared, so no packet has to read a clock. Found late by two calls at most.
+        """
+        if self.tail >= _LAP:
+            self.tail -= _LAP
+            self.sent -= _LAP
+            self.head -= _LAP
+            self._again -= _LAP
+        d = self.deadlines
+        # A PING is due after 5/8 of the keep alive without a round trip, its answer within 1/4:
+        # with the sampling a dead peer is found within 1.375 times the keep alive.
+        idle = self.keepalive_s * 625
+        partial = self.left or self._skip or self._pos != self._end
+        busy = self.busy
+        self._watch(0, None if self.online else 1, ms, d.connack_ms)
+        waiting = self.sent != self.tail and not busy
+        self._watch(1, self.tail if waiting else None, ms, d.puback_ms)
+        self._watch(2, self._alive if self._pending and not busy else None, ms, d.suback_ms)
+        pong = min(d.pingresp_ms, self.keepalive_s * 250)
+        self._watch(3, 1 if self.pinging and not partial and not busy else None, ms, pong)
+        # one allowance per 16 KB; `left` shrinks, so the size counts
+        allowed = d.packet_ms * (1 + (self.size >> 14 if self.left else 0))
+        self._watch(4, self.packets if partial else None, ms, allowed)
+        if not idle or self.pinging or not self.online or busy:
+            return 0
+        key = self.tail + self._alive
+        if self._keys[5] != key:
+            self._keys[5] = key
+            self._ages[5] = 0
+        else:
+            self._ages[5] += ms
+        if self._ages[5] + self.deadline() > idle:
+            self._ages[5] = 0
+            self.pinging = True
+            return PING
+        return 0
+
+    def _watch(self, i: int, key: "int | None", ms: int, limit: int) -> None:
+        if key is None or key != self._keys[i]:
+            self._keys[i] = key
+            self._ages[i] = 0
+            return
+        self._ages[i] += ms
+        if self._ages[i] >= limit:
+            raise ConnectionDroppedError("no %s within %d ms" % (_WATCHED[i], limit))
