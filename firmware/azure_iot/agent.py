@@ -1,0 +1,176 @@
+"""The ready-made device: configuration, network, time, trust, identity, connection, watchdog.
+
+Responsible for: bringing the parts up in the right order and keeping them up. Not for: ports (a
+`platform` object brings them), what the device does (the `app` coroutine).
+Source: contracts.md section 5 (`platform`), trust-store.md section 9 (time).
+
+A whole `main.py`:
+
+    import asyncio
+    from azure_iot.agent import Agent
+    from azure_iot.unix.platform import Platform        # on a board: azure_iot.esp32.platform
+
+    async def app(client):
+        while True:
+            await client.send_message({"t": 21.5})
+            await asyncio.sleep(60)
+
+    asyncio.run(Agent(Platform("device.json")).run(app))
+
+`device.json` (or the dict given to Platform):
+
+    connection_string   a device's connection string, or instead:
+    dps                 {"id_scope": …, "registration_id": …, "key": …, "host": …, "port": 8883}
+    certificate, key    paths of PEM or DER files, for x509=true or DPS with X.509
+    trust_folder        where the trust store lives ("/trust")
+    factory_folder      a folder with keyset.jws, bundle.jws, build_date; without it the frozen
+                        module trust_factory is used
+    roots               list of paths of DER files: no trust store, roots fixed for ever
+    update_agent        false: the desired property `trust` is ignored (default true)
+    client              options of IoTHubDeviceClient: {"port": 8883, "sas_life_s": 3600, …}
+
+More control, the same parts (what a drill's device program uses):
+
+    agent = Agent(Platform(config))
+    client = await agent.start()     # network, time, trust, identity; connects in the background
+    agent.trust.report(); client.stats; client.on_event = lambda name, fact: …
+    await client.send_message(b"1", wait=False)     # accepted even while there is no connection
+    await agent.stop()
+"""
+
+import asyncio
+
+from micropython import const
+
+from . import log
+from .client import IoTHubDeviceClient
+from .errors import AzureIoTError, CredentialError
+
+TYPE_CHECKING = const(False)
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .trust.manager import TrustManager
+
+_FEED_MS = const(1000)
+
+
+class Agent:
+    """One device on one platform; `trust` and `client` exist after `start()`."""
+
+    def __init__(self, platform: object) -> None:
+        self.platform = platform
+        self.clock = platform.clock
+        self.trust = None
+        self.client = None
+        self._feeder = None
+
+    async def start(self) -> IoTHubDeviceClient:
+        """Bring everything up and begin to connect; return the client.
+
+        Raises CredentialError in words for what the configuration gets wrong.
+        """
+        platform = self.platform
+        config = platform.config
+        self._feeder = asyncio.create_task(self._feed())
+        options = dict(config.get("client", {}))
+        options["clock"] = self.clock
+        if "roots" in config:
+            options["roots"] = [read_file(path) for path in config["roots"]]
+        else:
+            options["trust"] = self.trust = self._open_trust(config)
+            options["update_agent"] = config.get("update_agent", True)
+        await platform.network_up()
+        await self._set_time()
+        self.client = await self._make_client(config, options)
+        await self.client.start()
+        return self.client
+
+    async def run(self, app: "Callable") -> None:
+        """Start, run `await app(client)` to its end, stop. The client connects meanwhile."""
+        client = await self.start()
+        try:
+            await app(client)
+        finally:
+            await self.stop()
+
+    async def stop(self) -> None:
+        """Disconnect and end the tasks."""
+        if self.client is not None:
+            await self.client.disconnect()
+        if self._feeder is not None:
+            self._feeder.cancel()
+            self._feeder = None
+
+    async def _feed(self) -> None:
+        while True:
+            self.platform.feed()
+            await asyncio.sleep_ms(_FEED_MS)
+
+    def _open_trust(self, config: dict) -> "TrustManager":
+        from .trust.factory import Factory
+        from .trust.manager import TrustManager
+        from .trust.store import Store
+
+        if "factory_folder" in config:
+            factory = Factory.from_folder(config["factory_folder"])
+        else:
+            try:
+                factory = Factory.from_module()
+            except ImportError:
+                raise CredentialError(
+                    "this firmware carries no roots: deploy it with `taproot device deploy`, or "
+                    "set roots or factory_folder in the configuration"
+                )
+        store = Store(config.get("trust_folder", "/trust"), factory)
+        trust = TrustManager(store, self.clock, config=config.get("trust", {}))
+        if not trust.managed:
+            log.warning(
+                "trust: unmanaged, %d roots; no over-the-air update possible: run "
+                '"taproot trust init" and deploy again',
+                len(trust.report()["roots"]),
+            )
+        return trust
+
+    async def _set_time(self) -> None:
+        """Set the clock, never below what is proven to have passed (T2, T3)."""
+        floor = self.trust.time_floor() if self.trust is not None else 0
+        if self.clock.unix_time() < floor:
+            self.clock.set_time(floor)
+        try:
+            synchronised = await self.platform.sync_time()
+        except AzureIoTError as error:
+            log.warning("the time could not be synchronised: %s", error)
+            synchronised = False
+        if self.clock.unix_time() < floor:
+            log.warning("the time server is behind the floor: ignored")
+            self.clock.set_time(floor)
+            synchronised = False
+        self.clock.synchronised = synchronised
+
+    async def _make_client(self, config: dict, options: dict) -> IoTHubDeviceClient:
+        certificate = None
+        if "certificate" in config:
+            from .x509 import X509Certificate
+
+            certificate = X509Certificate(
+                read_file(config["certificate"]), read_file(config["key"])
+            )
+        if "connection_string" in config:
+            return IoTHubDeviceClient.from_connection_string(
+                config["connection_string"], certificate=certificate, **options
+            )
+        if "dps" not in config:
+            raise CredentialError("the configuration has neither connection_string nor dps")
+        from .provisioning import provisioned_client
+
+        return await provisioned_client(config["dps"], certificate, self.platform.kv, options)
+
+
+def read_file(path: str) -> bytes:
+    """Read a small file of the configuration. Raises CredentialError."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise CredentialError("cannot read %s" % path, error)

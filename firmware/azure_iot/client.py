@@ -1,0 +1,510 @@
+"""The device's connection to IoT Hub: telemetry, commands, methods, twin, trust updates.
+
+Responsible for: the public interface; joining MQTT, hub topics, credentials, twin and trust.
+Not for: Wi-Fi and time (agent.py and its platform), DPS (provisioning.py), packets (mqtt/).
+Source: contracts.md; topics in hub.py. Names follow azure-iot-device where it has them.
+
+    client = IoTHubDeviceClient.from_connection_string(text, trust=TrustManager(store, clock))
+    async with client:                                # connects, keeps connected, renews tokens
+        await client.send_message({"t": 21.5}, {"alert": "no"})
+        await client.patch_twin_reported_properties({"fw": "1.2"})
+
+Theory of operation. `open` of link.py makes each connection; MQTTClient keeps it up and resends
+what was not acknowledged. After every CONNACK 0 one task settles the connection: subscriptions,
+the twin (only if somebody uses it), what this device reports. A second task renews the token.
+"""
+
+import asyncio
+import json
+import os
+
+from micropython import const
+
+from . import hub, log
+from .clock import default
+from .errors import AzureIoTError, CredentialError, ServiceError
+from .identity import Identity, SymmetricKey, parse
+from .link import HubLink
+from .mqtt.client import MQTTClient
+
+TYPE_CHECKING = const(False)
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .hub import Message
+
+_SETTLE_RETRY_MS = const(5000)
+
+
+def random32() -> int:
+    """Give 32 random bits of the port's own generator."""
+    return int.from_bytes(os.urandom(4), "big")
+
+
+def randbelow(limit: int) -> int:
+    """Give a random integer below `limit`."""
+    return random32() % limit
+
+
+class IoTHubDeviceClient:
+    """One device at one hub. Use the `from_…` constructors.
+
+    Options, keyword only: trust= or roots= (whom to trust), clock=, update_agent=True (react to
+    the desired property `trust`), port=8883, websocket=False, product_info=, model_id=,
+    sas_life_s=3600, keepalive_s=240, window=8, max_pending=64, max_pending_bytes=65536,
+    inbox_size=16, twin_timeout_s=30, deadlines=, backoff=, fleet_size_hint=1000, will= (Message),
+    profile= (TLSProfile).
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        credential: object,
+        *,
+        trust: "object | None" = None,
+        roots: "list | None" = None,
+        clock: "object | None" = None,
+        update_agent: bool = True,
+        twin_timeout_s: int = 30,
+        inbox_size: int = 16,
+        will: "Message | None" = None,
+        keepalive_s: int = 240,
+        clean_session: bool = False,
+        deadlines: "object | None" = None,
+        profile: "object | None" = None,
+        mqtt: "dict | None" = None,
+        **link: object,
+    ) -> None:
+        self.identity = identity
+        self.clock = clock or default()
+        self.trust = trust
+        self._base = hub.base_topic(identity.device_id, identity.module_id)
+        self._options = (twin_timeout_s * 1000, inbox_size)
+        self._link = HubLink(
+            identity,
+            credential,
+            clock=self.clock,
+            random32=random32,
+            trust=trust,
+            roots=roots,
+            profile=profile,
+            deadlines=deadlines,
+            **link,
+        )
+        options = dict(mqtt or {})
+        if deadlines is not None:
+            options["deadlines"] = deadlines
+        if will is not None:
+            options["will"] = (hub.events_topic(self._base, will.bag()), will.data, 1, False)
+        self._mqtt = MQTTClient(
+            self._link.open,
+            identity.client_id,
+            credentials=self._link.login,
+            keepalive_s=keepalive_s,
+            clean_session=clean_session,
+            **options,
+        )
+        self._mqtt.on_message = self._on_message
+        self._mqtt.on_connected = self._on_connected
+        self._mqtt.on_disconnected = self._on_disconnected
+        self._mqtt.on_connect_failed = self._on_connect_failed
+        self._filters = []
+        self._subscribed = []
+        self._lock = asyncio.Lock()
+        self._twin = None
+        self._methods = None
+        self._c2d = None
+        self._reported = ""
+        self._tasks = []
+        self._settling = None
+        self.on_event = None
+        self.updater = None
+        if trust is not None:
+            trust.on_change = self._on_trust_change
+            if update_agent:
+                self._use_updater(profile)
+
+    # Constructors
+
+    @classmethod
+    def from_connection_string(
+        cls, text: str, *, certificate: "object | None" = None, **options: object
+    ) -> "IoTHubDeviceClient":
+        """Make a client from a device connection string; `certificate` goes with `x509=true`.
+
+        Raises CredentialError in words for anything that is not a device's connection string.
+        """
+        identity, credential = parse(text)
+        if credential is None:
+            if certificate is None:
+                raise CredentialError("x509=true needs certificate=X509Certificate(…)")
+            credential = certificate
+        return cls(identity, credential, **options)
+
+    @classmethod
+    def from_symmetric_key(
+        cls, symmetric_key: str, hostname: str, device_id: str, **options: object
+    ) -> "IoTHubDeviceClient":
+        """Make a client from a base64 device key."""
+        return cls(_identity(hostname, device_id, options), SymmetricKey(symmetric_key), **options)
+
+    @classmethod
+    def from_x509(
+        cls, certificate: object, hostname: str, device_id: str, **options: object
+    ) -> "IoTHubDeviceClient":
+        """Make a client from an X509Certificate."""
+        return cls(_identity(hostname, device_id, options), certificate, **options)
+
+    @classmethod
+    def from_credential(
+        cls, credential: object, hostname: str, device_id: str, **options: object
+    ) -> "IoTHubDeviceClient":
+        """Make a client from any credential: SasProvider, StaticToken, SignerKey, …"""
+        return cls(_identity(hostname, device_id, options), credential, **options)
+
+    # Connection
+
+    @property
+    def connected(self) -> object:
+        """The event that is set while the hub has accepted this device."""
+        return self._mqtt.connected
+
+    @property
+    def stats(self) -> dict:
+        """Counters of the connection and the queues."""
+        stats = dict(self._mqtt.stats)
+        if self._c2d is not None:
+            stats["c2d_drops"] = self._c2d.inbox.drops
+        if self._twin is not None:
+            stats["twin_gaps"] = self._twin.gaps
+        return stats
+
+    @property
+    def last_error(self) -> "Exception | None":
+        """Why the last connection attempt failed or the last connection ended."""
+        return self._mqtt.last_error
+
+    @property
+    def tls(self) -> dict:
+        """What the last connection settled on: version, suite, …, and `via`, its root."""
+        return self._link.facts
+
+    async def start(self) -> None:
+        """Begin to connect and stay connected, without waiting for it."""
+        if self._tasks:
+            return
+        await self._mqtt.start()
+        self._tasks.append(asyncio.create_task(self._renew()))
+        if self.updater is not None:
+            self._tasks.append(asyncio.create_task(self.updater.run()))
+
+    async def connect(self, timeout_s: "int | None" = None) -> None:
+        """Connect and wait until the hub has accepted this device.
+
+        Without a limit it waits through network failures; CredentialError and the like come out
+        at once. Raises the last failure when the time is over.
+        """
+        await self.start()
+        await self._mqtt.connected_once(timeout_s)
+
+    async def disconnect(self) -> None:
+        """Send DISCONNECT (so that no will is published), close, and stop every task."""
+        tasks = self._tasks
+        self._tasks = []
+        for task in tasks:
+            task.cancel()
+        self._end_settling()
+        await self._mqtt.stop()
+
+    shutdown = disconnect
+
+    async def __aenter__(self) -> "IoTHubDeviceClient":
+        await self.connect()
+        return self
+
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        await self.disconnect()
+
+    async def _on_connected(self, session_present: bool) -> None:
+        confirmed = self._link.accepted()
+        if confirmed:
+            log.info("the bundle on trial is confirmed")
+        self._event("connected", session_present)
+        self._end_settling()
+        if not session_present:
+            self._subscribed.clear()
+        self._settling = asyncio.create_task(self._settle())
+
+    def _on_disconnected(self, error: "Exception | None") -> None:
+        self._end_settling()
+        if self._twin is not None:
+            self._twin.on_disconnected()
+        self._event("disconnected", error)
+
+    def _on_connect_failed(self, error: Exception) -> None:
+        self._link.failed(error)
+        self._event("connect_failed", error)
+
+    def _event(self, name: str, fact: object) -> None:
+        if self.on_event is not None:
+            self.on_event(name, fact)
+
+    def _end_settling(self) -> None:
+        task = self._settling
+        self._settling = None
+        if task is not None and not task.done():
+            task.cancel()
+
+    async def _settle(self) -> None:
+        """Bring a new connection up to date; try again until it is or the connection ends."""
+        while True:
+            try:
+                await self._subscribe()
+                if self._twin is not None:
+                    await self._twin.refresh()
+                if self.trust is not None:
+                    await self._report()
+                break
+            except AzureIoTError as error:
+                log.warning("connection not settled yet: %s", error)
+                await asyncio.sleep_ms(_SETTLE_RETRY_MS)
+        self._event("settled", None)
+        await self._wait_for_trial()
+
+    async def _wait_for_trial(self) -> None:
+        """Reconnect when a bundle on trial is due but the good one made this connection."""
+        attempt = self._link.attempt
+        if attempt is None or attempt.is_trial:
+            return
+        due = self.trust.trial_due_ms()
+        if due is not None:
+            await asyncio.sleep_ms(due)
+            self._reconnect_soon("a bundle on trial is due")
+
+    def _reconnect_soon(self, why: str) -> None:
+        log.info("reconnecting: %s", why)
+        asyncio.create_task(self._mqtt.reconnect())
+
+    async def _renew(self) -> None:
+        while True:
+            nap = self._link.renewal_nap_s()
+            if nap:
+                # Looked at every minute, so that a clock set anew is seen soon.
+                await asyncio.sleep(min(nap, 60))
+            elif self.connected.is_set():
+                log.info("renewing the token")
+                self._link.renew_at = 0
+                await self._mqtt.reconnect()
+            else:
+                await asyncio.sleep(1)
+
+    # Telemetry
+
+    async def send_message(
+        self,
+        message: "Message | bytes | str | dict | list",
+        properties: "dict | None" = None,
+        *,
+        wait: bool = True,
+    ) -> None:
+        """Send telemetry at QoS 1; with `wait` until the hub has acknowledged it.
+
+        dict and list become JSON with `$.ct=application/json&$.ce=utf-8`. A message accepted
+        while there is no connection waits in the queue; a full queue raises QueueFullError.
+        Raises ServiceError(413) for more than 256 KB.
+        """
+        message = _message(message, properties)
+        await self._publish_message(message, wait)
+
+    async def _publish_message(self, message: "Message", wait: bool) -> None:
+        if len(message.data) > hub.MAX_D2C:
+            raise ServiceError(
+                "a message of %d bytes, the hub takes %d" % (len(message.data), hub.MAX_D2C), 413
+            )
+        topic = hub.events_topic(self._base, message.bag())
+        await self._mqtt.publish(topic, message.data, 1, wait=wait)
+
+    # Twin
+
+    def _use_twin(self) -> object:
+        if self._twin is None:
+            from .twin import Twin
+
+            self._twin = Twin(self._publish_request, self._options[0], self._options[1])
+            self._want(hub.TWIN_RESULT_FILTER)
+            self._want(hub.DESIRED_FILTER)
+        return self._twin
+
+    async def _publish_request(self, topic: str, body: bytes) -> None:
+        await self._subscribe()
+        await self._mqtt.publish(topic, body, 1)
+
+    async def get_twin(self) -> dict:
+        """Fetch the twin: `{"desired": {…, "$version": n}, "reported": {…, "$version": n}}`.
+
+        Raises ServiceError, ConnectionFailedError, ConnectionDroppedError.
+        """
+        return await self._use_twin().get()
+
+    async def patch_twin_reported_properties(self, properties: dict) -> "int | None":
+        """Send reported properties and return their new `$version`; None deletes a member."""
+        return await self._use_twin().patch(properties)
+
+    def desired_properties(self) -> object:
+        """Iterate over DesiredChange: `async for change in client.desired_properties()`.
+
+        The first one is complete; later ones are differences, complete again after a gap.
+        """
+        return self._use_twin().inbox
+
+    # Methods and messages from the cloud
+
+    def _use_methods(self) -> object:
+        if self._methods is None:
+            from .methods import Methods
+
+            self._methods = Methods(self._mqtt.publish, self._options[1])
+            self._want(hub.METHODS_FILTER)
+        return self._methods
+
+    def on_method(self, name: str, handler: "Callable") -> None:
+        """Answer the direct method `name` with `await handler(payload)`.
+
+        `payload` is the decoded JSON (None for an empty body). The handler returns a status, or
+        (status, body); an exception in it gives status 500 and a body that shows no detail.
+        """
+        self._use_methods().handlers[name] = handler
+
+    def method_requests(self) -> object:
+        """Iterate over requests without a handler: `await request.respond(200, {"ok": True})`."""
+        return self._use_methods().requests()
+
+    def _use_c2d(self) -> object:
+        if self._c2d is None:
+            from .c2d import C2D
+
+            self._c2d = C2D(self._options[1])
+        return self._c2d
+
+    def on_c2d(self, handler: "Callable") -> None:
+        """Handle each cloud-to-device message with `await handler(message)`.
+
+        The hub gets its PUBACK only after the handler returned; if it raises, the message stays
+        in the hub's queue and comes again with the next connection.
+        """
+        self._use_c2d().handler = handler
+        self._want(hub.c2d_filter(self._base))
+
+    def c2d_messages(self) -> object:
+        """Iterate over cloud-to-device messages; asking for the next one accepts the last."""
+        c2d = self._use_c2d()
+        self._want(hub.c2d_filter(self._base))
+        return c2d.messages()
+
+    # Subscriptions
+
+    def _want(self, name: str) -> None:
+        """Subscribe now if connected, and after every connection without a session."""
+        if name not in self._filters:
+            self._filters.append(name)
+            if self.connected.is_set():
+                self._end_settling()
+                self._settling = asyncio.create_task(self._settle())
+
+    async def _subscribe(self) -> None:
+        """Subscribe to what is wanted and not there yet."""
+        async with self._lock:
+            for name in self._filters:
+                if name not in self._subscribed:
+                    await self._mqtt.subscribe(name)
+                    self._subscribed.append(name)
+
+    # Inbound
+
+    def _on_message(
+        self, topic: str, payload: "memoryview | bytes", qos: int, pid: int
+    ) -> "object | None":
+        """Hand one message on; a coroutine result holds back PUBACK until it is done."""
+        found = hub.parse(topic, self._base)
+        kind = found[0]
+        if kind == hub.TWIN_RESULT and self._twin is not None:
+            self._twin.on_result(found[1], found[2], found[3], bytes(payload))
+        elif kind == hub.DESIRED and self._twin is not None:
+            if not self._twin.on_desired(bytes(payload)):
+                asyncio.create_task(self._refresh_twin())
+        elif kind == hub.METHOD and self._methods is not None:
+            self._methods.on_request(found[1], found[2], bytes(payload))
+        elif kind in (hub.C2D, hub.INPUT) and self._c2d is not None:
+            return self._c2d.on_message(found, bytes(payload))
+        else:
+            log.warning("a message on a topic nobody asked for")
+        return None
+
+    async def _refresh_twin(self) -> None:
+        try:
+            await self._twin.refresh()
+        except AzureIoTError as error:
+            log.warning("the twin could not be fetched: %s", error)
+
+    # Trust
+
+    def _use_updater(self, profile: "object | None") -> None:
+        from .updater import Updater
+
+        self.updater = Updater(self.trust, randbelow, profile=profile)
+        self.updater.on_result = self._report_soon
+        self._use_twin().listeners.append(self.updater.on_desired)
+
+    def _report_soon(self) -> None:
+        if self.connected.is_set():
+            asyncio.create_task(self._try_report())
+
+    async def _try_report(self) -> None:
+        try:
+            await self._report()
+        except AzureIoTError as error:
+            log.warning("report not sent: %s", error)
+
+    async def _report(self) -> None:
+        """Send the sections trust, tls and clock if they changed (contracts.md section 1)."""
+        from .report import sections
+
+        body = sections(self.trust, self._link.facts, self.clock)
+        text = json.dumps(body)
+        if text != self._reported:
+            await self._use_twin().patch(body)
+            self._reported = text
+
+    def _on_trust_change(self, reason: str) -> None:
+        log.info("trust: %s", reason)
+        if reason == "staged":
+            self._reconnect_soon("a bundle is on trial")
+        elif reason == "distrust" and self.trust.must_close():
+            self._reconnect_soon("the root of this connection is distrusted")
+        else:
+            self._report_soon()
+
+    def __repr__(self) -> str:
+        state = "connected" if self.connected.is_set() else "not connected"
+        return "<%s %s, %s>" % (type(self).__name__, self.identity.client_id, state)
+
+
+def _identity(hostname: str, device_id: str, options: dict) -> Identity:
+    return Identity(
+        hostname, device_id, options.pop("module_id", None), options.pop("gateway", "")
+    )
+
+
+def _message(message: object, properties: "dict | None") -> "Message":
+    if not isinstance(message, hub.Message):
+        if isinstance(message, (dict, list)):
+            message = hub.Message(
+                json.dumps(message), content_type="application/json", content_encoding="utf-8"
+            )
+        else:
+            message = hub.Message(message)
+    if properties:
+        message.properties = properties
+    if isinstance(message.data, str):
+        message.data = message.data.encode()
+    return message

@@ -1,0 +1,331 @@
+"""One small HTTP(S) client for everything the device fetches or uploads.
+
+Responsible for: requests over verified TLS (or plain HTTP, for packages that carry their own
+signature), chunked bodies, limited redirects under the same verification, time limits, caps,
+Range downloads. Not for: whom to trust (the context passed in), what the body means.
+Source: RFC 9112, RFC 9110 section 14 (ranges).
+
+    await Fetcher().fetch("https://host/path", sink, 32768, context=context)
+
+A body without a length is refused: over TLS a cut connection looks like its end.
+"""
+
+from micropython import const
+
+from .deadlines import Deadlines
+from .errors import ConnectionDroppedError, ProtocolError, ServiceError
+from .transport import open_tcp, open_tls
+
+TYPE_CHECKING = const(False)
+if TYPE_CHECKING:
+    from .transport import Transport
+
+_MAX_HEAD = const(4096)
+_BUFFER = const(512)
+_RANGE = const(2048)  # fits every TLS input buffer this project builds (tls/profile.py)
+
+
+class Answer:
+    """What a server answered: `status`, `headers` (names in lower case), `size` of the body."""
+
+    def __init__(self, status: int, headers: dict) -> None:
+        self.status = status
+        self.headers = headers
+        self.size = 0
+
+    def __repr__(self) -> str:
+        return "<Answer %d, %d bytes>" % (self.status, self.size)
+
+
+class BytesSink:
+    """Collects a small body; `data` is a bytearray."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, data: memoryview) -> int:
+        """Append `data`."""
+        self.data.extend(data)
+        return len(data)
+
+
+class Fetcher:
+    """Makes requests, one connection each."""
+
+    def __init__(self, deadlines: "Deadlines | None" = None) -> None:
+        self.deadlines = deadlines or Deadlines()
+
+    async def fetch(
+        self,
+        url: str,
+        sink: object,
+        limit: int,
+        *,
+        redirects: int = 0,
+        chunked: bool = False,
+        context: "object | None" = None,
+        ranges: bool = False,
+    ) -> Answer:
+        """GET `url` into `sink.write(memoryview)`, at most `limit` bytes.
+
+        `ranges`: ask for 2,048 bytes at a time, for servers whose TLS records would not fit.
+        Raises ServiceError (status), ProtocolError (rule "LIMIT", "RANGE", "HTTP"), and the
+        connection's errors.
+        """
+        if ranges:
+            return await self._fetch_ranges(url, sink, limit, context)
+        answer = await self.request(
+            "GET", url, sink, limit, redirects=redirects, chunked=chunked, context=context
+        )
+        _require(answer, 200)
+        return answer
+
+    async def _fetch_ranges(self, url: str, sink: object, limit: int, context: object) -> Answer:
+        at = 0
+        total = 1
+        tag = ""
+        while at < total:
+            headers = [("Range", "bytes=%d-%d" % (at, at + _RANGE - 1))]
+            if tag:
+                headers.append(("If-Match", tag))
+            answer = await self.request("GET", url, sink, _RANGE, headers=headers, context=context)
+            if answer.status == 200:
+                raise ProtocolError(
+                    "the server knows no Range requests, and whole answers do not fit this "
+                    "build's TLS buffers: serve the file by http:// or another channel",
+                    "RANGE",
+                )
+            _require(answer, 206)
+            first, total = _content_range(answer.headers.get("content-range", ""))
+            if first != at or not answer.size or total > limit:
+                raise ProtocolError("the server sent another range than asked for", "RANGE")
+            tag = answer.headers.get("etag", "")
+            if not tag or tag.startswith("W/"):
+                raise ProtocolError("a Range download needs a strong ETag", "RANGE")
+            at += answer.size
+        answer.size = at
+        return answer
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        sink: "object | None" = None,
+        limit: int = 4096,
+        *,
+        headers: "list | tuple" = (),
+        body: "bytes | object | None" = None,
+        redirects: int = 0,
+        chunked: bool = False,
+        context: "object | None" = None,
+    ) -> Answer:
+        """Make one request; return the answer whatever its status, the body of a 2xx in `sink`.
+
+        `body` is bytes, or a source with `size` and `readinto(memoryview)`. An `https://` address
+        needs a verifying `context`; a redirect never leads from https to http.
+        """
+        while True:
+            secure, host, port, path = split_url(url)
+            if secure:
+                if context is None:
+                    raise ProtocolError("https needs a verifying context", "HTTP")
+                link = await open_tls(host, port, context, deadlines=self.deadlines)
+            else:
+                link = await open_tcp(host, port, deadlines=self.deadlines)
+            try:
+                link.read_ms = self.deadlines.read_ms
+                await _send(link, method, path, _host(host, port, secure), headers, body)
+                answer = await _Reader(link).answer(sink, limit, chunked)
+            finally:
+                await link.close()
+            target = answer.headers.get("location")
+            if answer.status not in (301, 302, 303, 307, 308) or not redirects or not target:
+                return answer
+            redirects -= 1
+            url = _follow(target, secure, host, port)
+
+
+def split_url(url: str) -> tuple:
+    """Split into (secure, host, port, path). Raises ProtocolError for anything but http(s)."""
+    scheme, mark, rest = url.partition("://")
+    if not mark or scheme not in ("http", "https"):
+        raise ProtocolError("only http:// and https:// addresses can be fetched", "HTTP")
+    host, slash, path = rest.partition("/")
+    host, colon, port = host.partition(":")
+    for letter in url:
+        if letter <= " " or letter > "~":
+            raise ProtocolError("the address has a character that no URL has", "HTTP")
+    if not host or "@" in host or colon and not port.isdigit():
+        raise ProtocolError("the address has no usable host", "HTTP")
+    secure = scheme == "https"
+    return secure, host, int(port) if port else (443 if secure else 80), "/" + path
+
+
+def _follow(target: str, secure: bool, host: str, port: int) -> str:
+    if target.startswith("/"):
+        return "%s://%s:%d%s" % ("https" if secure else "http", host, port, target)
+    if secure and not target.startswith("https://"):
+        raise ProtocolError("the server redirects from https to something weaker", "HTTP")
+    return target
+
+
+def _host(host: str, port: int, secure: bool) -> str:
+    return host if port == (443 if secure else 80) else "%s:%d" % (host, port)
+
+
+async def _send(
+    link: "Transport", method: str, path: str, host: str, headers: tuple, body: object
+) -> None:
+    lines = ["%s %s HTTP/1.1" % (method, path), "Host: " + host]
+    if headers or body is not None or method != "GET":
+        # A bare GET carries nothing but Host: that is what recovery promises (G2).
+        lines.append("Connection: close")
+    for name, value in headers:
+        if "\r" in value or "\n" in value:
+            raise ProtocolError("a header value has a line break", "HTTP")
+        lines.append("%s: %s" % (name, value))
+    size = 0
+    if body is not None:
+        size = len(body) if isinstance(body, (bytes, bytearray, memoryview)) else body.size
+    if body is not None or method != "GET":
+        lines.append("Content-Length: %d" % size)
+    lines.append("\r\n")
+    await link.write("\r\n".join(lines).encode())
+    if body is None:
+        return
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        if size:
+            await link.write(body)
+        return
+    buffer = memoryview(bytearray(_BUFFER))
+    while size:
+        n = body.readinto(buffer[: min(_BUFFER, size)])
+        if not n:
+            raise ProtocolError("the source ended %d bytes early" % size, "HTTP")
+        await link.write(buffer[:n])
+        size -= n
+
+
+class _Reader:
+    """Reads one answer through one small buffer."""
+
+    def __init__(self, link: "Transport") -> None:
+        self._link = link
+        self._buffer = memoryview(bytearray(_BUFFER))
+        self._at = 0
+        self._end = 0
+
+    async def _fill(self) -> None:
+        self._at = 0
+        self._end = await self._link.read_into(self._buffer)
+        if not self._end:
+            raise ConnectionDroppedError("the server closed the connection in its answer")
+
+    async def _line(self, left: int) -> bytes:
+        line = bytearray()
+        while True:
+            if self._at == self._end:
+                await self._fill()
+            byte = self._buffer[self._at]
+            self._at += 1
+            if byte == 10:
+                return bytes(line[:-1] if line.endswith(b"\r") else line)
+            line.append(byte)
+            if len(line) > left:
+                raise ProtocolError("the head of the answer is too long", "LIMIT")
+
+    async def answer(self, sink: object, limit: int, chunked: bool) -> Answer:
+        """Read head and body."""
+        answer = await self._head()
+        while 100 <= answer.status < 200:
+            answer = await self._head()
+        wanted = 200 <= answer.status < 300
+        coding = answer.headers.get("transfer-encoding")
+        if answer.status == 204 or not wanted and sink is None:
+            return answer
+        if coding is not None:
+            if coding.lower() != "chunked" or not chunked:
+                raise ProtocolError("the answer's transfer coding is not accepted here", "HTTP")
+            answer.size = await self._chunks(sink if wanted else None, limit)
+            return answer
+        length = answer.headers.get("content-length", "")
+        if not wanted:
+            return answer
+        if not length.isdigit():
+            raise ProtocolError("the answer has no length, its end could not be told", "HTTP")
+        if int(length) > limit:
+            raise ProtocolError("the answer has %s bytes, more than %d" % (length, limit), "LIMIT")
+        answer.size = int(length)
+        await self._body(sink, answer.size)
+        return answer
+
+    async def _head(self) -> Answer:
+        line = await self._line(_MAX_HEAD)
+        if not line.startswith(b"HTTP/1.") or not line[9:12].isdigit():
+            raise ProtocolError("the answer is not HTTP", "HTTP")
+        answer = Answer(int(line[9:12]), {})
+        left = _MAX_HEAD - len(line)
+        while True:
+            line = await self._line(left)
+            if not line:
+                return answer
+            left -= len(line) + 2
+            try:
+                name, colon, value = line.decode().partition(":")
+            except UnicodeError:
+                raise ProtocolError("a header of the answer is not text", "HTTP")
+            name = name.lower()
+            if not colon or name in answer.headers and name == "content-length":
+                raise ProtocolError("the head of the answer is broken", "HTTP")
+            answer.headers[name] = value.strip()
+
+    async def _body(self, sink: object, left: int) -> None:
+        while left:
+            if self._at == self._end:
+                await self._fill()
+            n = min(left, self._end - self._at)
+            if sink is not None:
+                sink.write(self._buffer[self._at : self._at + n])
+            self._at += n
+            left -= n
+
+    async def _chunks(self, sink: object, limit: int) -> int:
+        total = 0
+        while True:
+            text = (await self._line(64)).split(b";")[0].strip()
+            for byte in text:
+                if byte not in b"0123456789abcdefABCDEF":
+                    text = b""
+            if not 1 <= len(text) <= 6:
+                raise ProtocolError("a chunk has a broken length", "HTTP")
+            size = int(text, 16)
+            total += size
+            if total > limit:
+                raise ProtocolError("the answer has more than %d bytes" % limit, "LIMIT")
+            await self._body(sink, size)
+            if not size:
+                while await self._line(_MAX_HEAD):
+                    pass
+                return total
+            if await self._line(2):
+                raise ProtocolError("a chunk does not end where it said", "HTTP")
+
+
+def _require(answer: Answer, status: int) -> None:
+    if answer.status != status:
+        after = answer.headers.get("retry-after", "")
+        raise ServiceError(
+            "the server answered %d" % answer.status,
+            answer.status,
+            int(after) if after.isdigit() else None,
+        )
+
+
+def _content_range(text: str) -> "tuple[int, int]":
+    """Read `bytes 0-2047/12345` as (0, 12345); (-1, 0) when it is something else."""
+    unit, _, rest = text.partition(" ")
+    span, _, total = rest.partition("/")
+    first = span.partition("-")[0]
+    if unit != "bytes" or not first.isdigit() or not total.isdigit():
+        return -1, 0
+    return int(first), int(total)

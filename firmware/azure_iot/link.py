@@ -1,0 +1,202 @@
+"""How a connection to the hub comes about, and what its outcome means for trust and credentials.
+
+Responsible for: roots for each attempt, the TLS context, TCP or WebSocket, user name and token for
+each CONNECT, when the token is renewed. Not for: MQTT (mqtt/), the public interface (client.py).
+
+    link = HubLink(identity, credential, trust=TrustManager(…))
+    MQTTClient(link.open, identity.client_id, credentials=link.login, …)
+"""
+
+from micropython import const
+
+from . import hub, log, sas
+from .errors import ClockError, ConnectionFailedError, CredentialError
+from .tls.context import TLSContext
+from .transport import open_tls
+
+TYPE_CHECKING = const(False)
+if TYPE_CHECKING:
+    from .identity import Identity
+    from .transport import Transport
+
+_PLAUSIBLE = const(1735689600)  # 2025-01-01: no build of this firmware is older
+_CLOCK_SLACK_S = const(300)
+_LONGEST_NAP_S = const(3600)
+
+
+class HubLink:
+    """Opens connections for one identity; keeps what the last one settled on in `facts`.
+
+    Exactly one of `trust` (a TrustManager) and `roots` (a list of DER) says whom to trust.
+    """
+
+    def __init__(
+        self,
+        identity: "Identity",
+        credential: object,
+        *,
+        clock: object,
+        random32: "object",
+        trust: "object | None" = None,
+        roots: "list | None" = None,
+        profile: "object | None" = None,
+        port: int = 8883,
+        websocket: bool = False,
+        deadlines: "object | None" = None,
+        product_info: str = "",
+        model_id: str = "",
+        sas_life_s: int = 3600,
+    ) -> None:
+        if (trust is None) == (not roots):
+            raise CredentialError(
+                "no trusted roots: give either trust=TrustManager(…) or roots=[DER bytes, …]"
+            )
+        self.identity = identity
+        self.credential = credential
+        self.clock = clock
+        self.trust = trust
+        self.roots = roots
+        self.profile = profile
+        self.port = port
+        self.websocket = websocket
+        self.deadlines = deadlines
+        self.product_info = product_info
+        self.model_id = model_id
+        self.sas_life_s = sas_life_s
+        self.attempt = None
+        self.facts = {}
+        self.issued = 0
+        self.renew_at = 0  # Unix time; 0: nothing to renew
+        self._issued_ticks = 0
+        self._random32 = random32
+
+    @property
+    def uses_token(self) -> bool:
+        """True when the credential is a token, False for a certificate."""
+        return hasattr(self.credential, "token")
+
+    async def open(self) -> "Transport":
+        """Open one verified connection; report a failure to the trust manager and raise it."""
+        self._check_clock()
+        host = self.identity.gateway
+        attempt = self.attempt = None
+        roots = self.roots
+        if self.trust is not None:
+            attempt = self.attempt = self.trust.attempt("hub", host)
+            roots = attempt.roots
+        try:
+            context = TLSContext(
+                roots,
+                profile=self.profile,
+                credential=None if self.uses_token else self.credential,
+            )
+            context.clock_trusted = self.clock.synchronised
+            transport = await self._connect(host, context)
+        except Exception as error:
+            self.failed(error)
+            raise
+        except BaseException:
+            # Cancelled: says nothing about the server, so a spent try is given back.
+            self.failed(ConnectionFailedError("cancelled", "cancelled"))
+            raise
+        self._remember(context, transport)
+        return transport
+
+    async def _connect(self, host: str, context: TLSContext) -> "Transport":
+        transport = await open_tls(host, self.port, context, deadlines=self.deadlines)
+        if not self.websocket:
+            return transport
+        from .websocket import upgrade
+
+        try:
+            return await upgrade(
+                transport, host, self._random32, client_cert=not self.uses_token
+            )
+        except BaseException:
+            await transport.close()
+            raise
+
+    def _remember(self, context: TLSContext, transport: "Transport") -> None:
+        facts = self.facts = context.info(transport.tls)
+        facts["via"] = context.via
+        resumed = bool(facts.get("resumed"))
+        if self.attempt is not None:
+            self.trust.succeeded(
+                self.attempt, resumed=resumed, via=context.via, not_before=context.not_before
+            )
+
+    def _check_clock(self) -> None:
+        now = self.clock.unix_time()
+        if now < _PLAUSIBLE:
+            raise ClockError(
+                "the clock stands before 2025: set the time first, certificates and tokens depend "
+                "on it (is NTP, UDP port 123, blocked?)"
+            )
+
+    def accepted(self) -> bool:
+        """Note CONNACK 0; True when it confirmed a bundle on trial."""
+        return self.attempt is not None and self.trust.mqtt_accepted(self.attempt)
+
+    def failed(self, error: Exception) -> None:
+        """Note that the attempt ended before CONNACK 0."""
+        if self.attempt is not None:
+            self.trust.failed(self.attempt, error)
+
+    # Credentials
+
+    async def login(self) -> tuple:
+        """Give (user name, password) for one CONNECT; the password is None for a certificate."""
+        identity = self.identity
+        name = hub.user_name(
+            identity.host,
+            identity.client_id,
+            product_info=self.product_info,
+            model_id=self.model_id,
+        )
+        if not self.uses_token:
+            return name, None
+        now = self.clock.unix_time()
+        token = await self._token(now + self.sas_life_s)
+        self.issued = now
+        self._issued_ticks = self.clock.ticks_ms()
+        life = sas.token_expiry(token) - now
+        if getattr(self.credential, "expiry", 0):
+            # A fixed token cannot be renewed: it serves until its end.
+            self.renew_at = 0
+            if life <= 0:
+                raise CredentialError("the fixed token has expired: install a new one")
+        else:
+            self.renew_at = now + sas.renewal_delay(max(life, 1), self._random32())
+        return name, token
+
+    async def _token(self, expiry: int) -> str:
+        import asyncio
+
+        limit = getattr(self.credential, "deadline_s", 0)
+        work = self.credential.token(self.identity.resource, expiry)
+        if not limit:
+            return await work
+        try:
+            return await asyncio.wait_for(work, limit)
+        except asyncio.TimeoutError:
+            raise ConnectionFailedError(
+                "the SAS provider gave no token within %d s" % limit, "provider"
+            )
+        except (OSError, ValueError, EOFError) as error:
+            raise ConnectionFailedError("the SAS provider failed", "provider", error)
+
+    def renewal_nap_s(self) -> int:
+        """Seconds until the token should be looked at again; 0: renew it now.
+
+        A clock that was set anew shows as a difference between Unix time and ticks: the token
+        then carries a wrong expiry and is made again at once.
+        """
+        if not self.renew_at:
+            return _LONGEST_NAP_S
+        now = self.clock.unix_time()
+        clock = self.clock
+        ticks_s = clock.ticks_diff(clock.ticks_ms(), self._issued_ticks) // 1000
+        if ticks_s < 400000 and abs((now - self.issued) - ticks_s) > _CLOCK_SLACK_S:
+            log.info("the clock was set anew: renewing the token")
+            return 0
+        return max(0, min(self.renew_at - now, _LONGEST_NAP_S))

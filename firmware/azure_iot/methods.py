@@ -1,0 +1,108 @@
+"""Direct methods: requests routed to handlers, answered exactly once.
+
+Responsible for: handlers by name, the queue for the rest, status and body of the answer. Not for:
+subscriptions (client.py), topics (hub.py).
+Source: azure-docs "Understand and invoke direct methods from IoT Hub".
+"""
+
+import asyncio
+import json
+
+from micropython import const
+
+from . import hub, log
+from .errors import AzureIoTError, ServiceError
+from .inbox import Inbox
+
+_MOST_AT_ONCE = const(4)
+_BAD_REQUEST = const(400)
+_UNKNOWN = const(501)
+_BUSY = const(503)
+_FAILED = const(500)
+
+
+class MethodRequest:
+    """One call: `name`, `payload` (decoded JSON, None for an empty body), `request_id`."""
+
+    def __init__(self, name: str, payload: object, request_id: str, publish: object) -> None:
+        self.name = name
+        self.payload = payload
+        self.request_id = request_id
+        self.answered = False
+        self._publish = publish
+
+    async def respond(self, status: int, body: object = None) -> None:
+        """Answer once; `body` is JSON-able, None gives an empty body."""
+        if self.answered:
+            raise ServiceError("this method call is answered already", 409)
+        data = b"" if body is None else json.dumps(body).encode()
+        if len(data) > hub.MAX_METHOD:
+            raise ServiceError("a method answer of %d bytes is too large" % len(data), 413)
+        self.answered = True
+        await self._publish(hub.method_response_topic(status, self.request_id), data, 1)
+
+    def __repr__(self) -> str:
+        return "<MethodRequest %s>" % self.name
+
+
+class Methods:
+    """Routes calls; `handlers` maps a name to a coroutine function `handler(payload)`."""
+
+    def __init__(self, publish: object, inbox_size: int) -> None:
+        self.handlers = {}
+        self._publish = publish
+        self._size = inbox_size
+        self._inbox = None
+        self._running = 0
+
+    def requests(self) -> Inbox:
+        """Give the queue of calls that have no handler."""
+        if self._inbox is None:
+            self._inbox = Inbox(self._size)
+        return self._inbox
+
+    def on_request(self, name: str, rid: str, body: bytes) -> None:
+        """Take a call from the hub; never waits."""
+        request = MethodRequest(name, None, rid, self._publish)
+        handler = self.handlers.get(name)
+        try:
+            if body:
+                request.payload = json.loads(body)
+        except ValueError:
+            self._answer(request, _BAD_REQUEST, {"error": "the payload is no JSON"})
+            return
+        if handler is not None:
+            if self._running >= _MOST_AT_ONCE:
+                self._answer(request, _BUSY, {"error": "too many calls at once"})
+            else:
+                self._running += 1
+                asyncio.create_task(self._run(handler, request))
+        elif self._inbox is not None:
+            dropped = self._inbox.put(request)
+            if dropped is not None:
+                self._answer(dropped, _BUSY, {"error": "too many calls waiting"})
+        else:
+            self._answer(request, _UNKNOWN, {"error": "this device has no method %s" % name[:64]})
+
+    async def _run(self, handler: object, request: MethodRequest) -> None:
+        try:
+            answer = await handler(request.payload)
+            status, body = answer if isinstance(answer, tuple) else (answer, None)
+            if not isinstance(status, int):
+                # A handler that returns a body alone, or nothing, has done its work.
+                status, body = 200, answer
+        except Exception as error:
+            log.error("method %s failed: %s", request.name, repr(error))
+            status, body = _FAILED, {"error": "the method failed on the device"}
+        finally:
+            self._running -= 1
+        await self._respond(request, status, body)
+
+    def _answer(self, request: MethodRequest, status: int, body: object) -> None:
+        asyncio.create_task(self._respond(request, status, body))
+
+    async def _respond(self, request: MethodRequest, status: int, body: object) -> None:
+        try:
+            await request.respond(status, body)
+        except AzureIoTError as error:
+            log.warning("the answer to method %s was not sent: %s", request.name, error)

@@ -1,0 +1,146 @@
+"""The device twin: requests matched to answers, desired changes in order without gaps.
+
+Responsible for: GET and PATCH with request ids and time limits, `$version` order. Not for: MQTT
+(mqtt/), what a property means (the application, updater.py).
+Source: azure-docs "Understand and use device twins", topics in hub.py.
+
+Theory of operation. The hub sends a desired change only while the device is connected, and numbers
+them with `$version`. A change whose number is not the next one means that others were missed: the
+whole twin is fetched and handed out as one complete change. After every reconnect the same fetch
+closes the gap that the pause may have left. Older numbers are dropped, so nothing comes twice.
+"""
+
+import asyncio
+import json
+
+from . import hub, log
+from .errors import ConnectionDroppedError, ConnectionFailedError, ProtocolError, ServiceError
+from .inbox import Inbox
+
+
+class DesiredChange:
+    """A change of desired properties: `patch` (without `$version`), `version`, `complete`.
+
+    `complete` is True when `patch` is the whole desired section, not a difference.
+    """
+
+    def __init__(self, patch: dict, version: int, complete: bool) -> None:
+        self.patch = patch
+        self.version = version
+        self.complete = complete
+
+    def __repr__(self) -> str:
+        return "<DesiredChange to version %d>" % self.version
+
+
+class Twin:
+    """Twin requests over one MQTT client; `publish(topic, payload)` is a coroutine function."""
+
+    def __init__(self, publish: "object", timeout_ms: int, inbox_size: int) -> None:
+        self._publish = publish
+        self._timeout_ms = timeout_ms
+        self._pending = {}
+        self._rid = 0
+        self._fetching = False
+        self.version = None
+        self.inbox = Inbox(inbox_size)
+        self.listeners = []
+        self.gaps = 0
+
+    async def get(self) -> dict:
+        """Fetch the twin: `{"desired": {…,"$version":n}, "reported": {…,"$version":n}}`."""
+        _, body = await self._request(hub.twin_get_topic, b" ")
+        try:
+            twin = json.loads(body)
+        except ValueError:
+            twin = None
+        if not isinstance(twin, dict) or not isinstance(twin.get("desired"), dict):
+            raise ProtocolError("the hub sent a twin that is no JSON object", "twin")
+        return twin
+
+    async def patch(self, properties: dict) -> "int | None":
+        """Send reported properties; return their new `$version`. None deletes a member."""
+        body = json.dumps(properties).encode()
+        if len(body) > hub.MAX_REPORTED:
+            raise ServiceError(
+                "reported properties of %d bytes, the hub takes %d" % (len(body), hub.MAX_REPORTED),
+                413,
+            )
+        version, _ = await self._request(hub.twin_patch_topic, body)
+        return version
+
+    async def _request(self, topic: "object", body: bytes) -> tuple:
+        self._rid += 1
+        rid = "%x" % self._rid
+        entry = [asyncio.Event(), None, None, b""]
+        self._pending[rid] = entry
+        try:
+            await asyncio.wait_for_ms(self._exchange(topic(rid), body, entry), self._timeout_ms)
+        except asyncio.TimeoutError:
+            raise ConnectionFailedError(
+                "the hub gave no answer to a twin request within %d ms" % self._timeout_ms, "twin"
+            )
+        finally:
+            self._pending.pop(rid, None)
+        status = entry[1]
+        if isinstance(status, Exception):
+            raise status
+        if status >= 300:
+            raise ServiceError("the hub refused a twin request with status %d" % status, status)
+        return entry[2], entry[3]
+
+    async def _exchange(self, topic: str, body: bytes, entry: list) -> None:
+        await self._publish(topic, body)
+        await entry[0].wait()
+
+    def on_result(self, status: int, rid: str, version: "int | None", body: bytes) -> None:
+        """Take an answer; one that nobody waits for any more is dropped."""
+        entry = self._pending.get(rid)
+        if entry is None:
+            log.debug("twin answer %d to an unknown request", status)
+            return
+        entry[1] = status
+        entry[2] = version
+        entry[3] = body
+        entry[0].set()
+
+    def on_disconnected(self) -> None:
+        """End every waiting request: its answer cannot come any more."""
+        for entry in self._pending.values():
+            entry[1] = ConnectionDroppedError("the connection ended before the twin answer came")
+            entry[0].set()
+
+    def on_desired(self, body: bytes) -> bool:
+        """Take a desired change; False when others are missing and `refresh` is needed."""
+        try:
+            patch = json.loads(body)
+            version = patch.pop("$version")
+        except (ValueError, KeyError, AttributeError, TypeError):
+            log.warning("a desired change that is no JSON object with $version: asking for all")
+            return False
+        if self.version is None or version > self.version + 1:
+            self.gaps += self.version is not None
+            return False
+        if version == self.version + 1:
+            self._deliver(DesiredChange(patch, version, False))
+        return True
+
+    async def refresh(self) -> None:
+        """Fetch the twin and hand out its desired section if it is newer than what was seen."""
+        if self._fetching:
+            return
+        self._fetching = True
+        try:
+            desired = (await self.get())["desired"]
+        finally:
+            self._fetching = False
+        version = desired.pop("$version", 0)
+        # A smaller number means another twin (the device was created anew): start over.
+        if version != self.version:
+            self._deliver(DesiredChange(desired, version, True))
+
+    def _deliver(self, change: DesiredChange) -> None:
+        self.version = change.version
+        for listener in self.listeners:
+            listener(change)
+        self.inbox.put(change)

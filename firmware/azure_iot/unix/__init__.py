@@ -1,0 +1,1 @@
+"""The unix port as a device: for host tests and gateways."""

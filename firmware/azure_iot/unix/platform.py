@@ -1,0 +1,97 @@
+"""The platform object of the unix port: what agent.py needs from the machine.
+
+Responsible for: configuration from a JSON file, key-value files, time, a watchdog that counts.
+Not for: connecting. The operating system owns network and clock; `sync_time` trusts it unless
+the configuration says otherwise. Source: contracts.md section 5.
+
+    platform = Platform("device.json")
+"""
+
+import json
+import os
+
+from azure_iot.clock import default
+from azure_iot.errors import CredentialError
+from micropython import const
+
+_MAX_VALUE = const(4096)
+
+
+class FileKV:
+    """Small values in one folder, a file per key; `get(key) -> bytes | None`."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def _path(self, key: str) -> str:
+        for letter in key:
+            if not (letter.isalpha() or letter.isdigit() or letter in "-_"):
+                raise ValueError("a key is made of letters, digits, - and _")
+        return "%s/%s.kv" % (self._folder, key)
+
+    def get(self, key: str) -> "bytes | None":
+        """Read a value; None when there is none."""
+        try:
+            with open(self._path(key), "rb") as file:
+                return file.read(_MAX_VALUE)
+        except OSError:
+            return None
+
+    def set(self, key: str, value: bytes) -> None:
+        """Write a value of at most 4,096 bytes: complete or not at all."""
+        if len(value) > _MAX_VALUE:
+            raise ValueError("a value has at most %d bytes" % _MAX_VALUE)
+        path = self._path(key)
+        with open(path + ".new", "wb") as file:
+            file.write(value)
+        os.rename(path + ".new", path)
+
+    def delete(self, key: str) -> None:
+        """Forget a value."""
+        try:
+            os.remove(self._path(key))
+        except OSError:  # it was not there
+            return
+
+
+class Platform:
+    """`config` is a dict, or the path of a JSON file with one."""
+
+    def __init__(self, config: "dict | str", folder: str = ".") -> None:
+        self.config = _read(config) if isinstance(config, str) else config
+        self.kv = FileKV(folder)
+        self.clock = default()
+        self.feeds = 0
+
+    async def network_up(self) -> None:
+        """Wait until there is a network: the operating system has one."""
+
+    async def sync_time(self) -> bool:
+        """Set the time; True when it counts as synchronised."""
+        return bool(self.config.get("time_synchronised", True))
+
+    def feed(self) -> None:
+        """Feed the watchdog; here it only counts."""
+        self.feeds += 1
+
+    def reset(self) -> None:
+        """Start the device anew."""
+        raise SystemExit(3)
+
+    def info(self) -> dict:
+        """Say what the device is, for its reported properties."""
+        version = os.uname() if hasattr(os, "uname") else ("unix",)
+        return {"platform": "unix", "system": version[0]}
+
+
+def _read(path: str) -> dict:
+    try:
+        with open(path) as file:
+            config = json.load(file)
+    except OSError as error:
+        raise CredentialError("no configuration file %s" % path, error)
+    except ValueError as error:
+        raise CredentialError("the configuration file %s is no JSON" % path, error)
+    if not isinstance(config, dict):
+        raise CredentialError("the configuration file %s holds no JSON object" % path)
+    return config

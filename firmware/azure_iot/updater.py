@@ -1,0 +1,147 @@
+"""The device's side of a trust update: what the operator wishes in the twin becomes an install.
+
+Responsible for: the desired property `trust` (an address or chunks), download to flash, digest
+check, install, retry of downloads. Not for: judging a package (trust/), reconnecting (client.py).
+Source: contracts.md sections 1 and 5.
+
+    {"trust": {"version": 7, "sha256": "<64 hex>", "size": 12345, "url": "https://…"}}
+    {"trust": {"version": 7, "sha256": "<64 hex>", "size": 12345, "chunks": 4, "c0": "…", …}}
+"""
+
+import asyncio
+
+from micropython import const
+
+from . import log
+from .backoff import Backoff
+from .errors import AzureIoTError, TrustError
+from .https import Fetcher
+from .trust.errors import DownloadError, MalformedError, TooLargeError
+from .trust.files import PackageFile
+from .tls.context import TLSContext
+
+TYPE_CHECKING = const(False)
+if TYPE_CHECKING:
+    from .trust.files import FileSource
+    from .trust.manager import TrustManager
+    from .twin import DesiredChange
+
+_LIMIT = const(32768)
+_MAX_CHUNKS = const(32)
+
+
+class Updater:
+    """Follows the desired property `trust`; `on_result()` is called after each attempt."""
+
+    def __init__(self, trust: "TrustManager", random: "object", *, profile: object = None) -> None:
+        self.trust = trust
+        self.fetcher = Fetcher()
+        self.on_result = None
+        self.on_probe = None
+        self._profile = profile
+        self._wanted = {}
+        self._event = asyncio.Event()
+        self._settled = ""  # digest of the package that was installed or refused for good
+        self._backoff = Backoff(5000, 900_000, random)
+
+    def on_desired(self, change: "DesiredChange") -> None:
+        """Take a desired change; only its member `trust` matters here."""
+        wish = change.patch.get("trust")
+        if change.complete:
+            self._wanted = {}
+        if "trust" in change.patch and not isinstance(wish, dict):
+            self._wanted = {}
+        if isinstance(wish, dict):
+            for name, value in wish.items():
+                if value is None:
+                    self._wanted.pop(name, None)
+                else:
+                    self._wanted[name] = value
+            self._backoff.reset()
+            self._event.set()
+
+    async def run(self) -> None:
+        """Handle wishes one after the other, for ever."""
+        while True:
+            await self._event.wait()
+            self._event.clear()
+            probe = self._wanted.get("probe")
+            if probe is not None and self.on_probe is not None:
+                await self.on_probe(probe)
+            if "sha256" in self._wanted and self._wanted["sha256"] != self._settled:
+                await self._try(dict(self._wanted))
+
+    async def _try(self, wish: dict) -> None:
+        try:
+            source = await self._obtain(wish)
+            self._settled = wish["sha256"]
+            version = self.trust.install(source, "url" if "url" in wish else "twin")
+            log.info("trust package: version %d is installed", version)
+        except DownloadError as error:
+            self._note(error, wish)
+            await self._again()
+        except TrustError as error:
+            self._settled = wish["sha256"]
+            self._note(error, wish)
+        except AzureIoTError as error:
+            self._note(DownloadError("%s" % error, error), wish)
+            await self._again()
+        if self.on_result is not None:
+            self.on_result()
+
+    def _note(self, error: TrustError, wish: dict) -> None:
+        log.warning("trust package %s: %s", wish.get("version"), error)
+        error.version = wish.get("version", 0)
+        self.trust.note(error)
+
+    async def _again(self) -> None:
+        if self.on_result is not None:
+            self.on_result()
+        await asyncio.sleep_ms(self._backoff.next())
+        self._event.set()
+
+    async def _obtain(self, wish: dict) -> "FileSource":
+        """Bring the package to flash and compare it with the announced digest and size."""
+        digest, size = wish["sha256"], wish.get("size")
+        if not isinstance(digest, str) or not isinstance(size, int) or len(digest) != 64:
+            raise MalformedError("the desired property trust lacks sha256 or size")
+        if size > _LIMIT:
+            raise TooLargeError("package larger than %d bytes" % _LIMIT)
+        self.trust.store.make_folder()
+        sink = PackageFile(self.trust.store.path("package.new"))
+        try:
+            if "url" in wish:
+                await self._download(wish["url"], sink)
+            else:
+                _join(wish, sink)
+        except BaseException:
+            sink.abort()
+            raise
+        found = sink.digest.digest().hex()
+        source = sink.done()
+        if sink.size != size or found != digest.lower():
+            raise DownloadError(
+                "the package has %d bytes and digest %s…, announced were %d and %s…"
+                % (sink.size, found[:16], size, digest[:16])
+            )
+        return source
+
+    async def _download(self, url: str, sink: PackageFile) -> None:
+        if not isinstance(url, str):
+            raise MalformedError("the package's address is no text")
+        context = None
+        if url.startswith("https://"):
+            attempt = self.trust.attempt("https")
+            context = TLSContext(attempt.roots, profile=self._profile)
+        await self.fetcher.fetch(url, sink, _LIMIT, context=context, redirects=2, chunked=True)
+
+
+def _join(wish: dict, sink: PackageFile) -> None:
+    count = wish.get("chunks")
+    if not isinstance(count, int) or not 1 <= count <= _MAX_CHUNKS:
+        raise MalformedError("the desired property trust has neither url nor chunks")
+    for number in range(count):
+        chunk = wish.get("c%d" % number)
+        if not isinstance(chunk, str):
+            raise MalformedError("chunk c%d is missing" % number)
+        sink.write(chunk.encode())
