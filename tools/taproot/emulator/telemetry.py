@@ -7,6 +7,7 @@ and its memory. Not for: topics and limits (`hub.py`). The bag: percent-encoded,
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,6 +76,10 @@ class Message:
     def identity(self) -> str:
         """`device` or `device/module`."""
         return f"{self.device}/{self.module}" if self.module else self.device
+
+    def json(self) -> Any:
+        """The body read as JSON."""
+        return json.loads(self.body)
 
 
 @dataclass

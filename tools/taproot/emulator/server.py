@@ -1,0 +1,371 @@
+"""The emulator as one object in one event loop: hub, DPS, listeners, faults, control.
+
+Responsible for: making the parts from a configuration, starting and stopping them, the
+operations that the control API, the CLI and `running()` all offer. Not for: the parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+
+from taproot.console import UsageFailed
+from taproot.emulator import anycert, faults
+from taproot.emulator.clock import Clock
+from taproot.emulator.config import DeviceConfig, EmulatorConfig
+from taproot.emulator.connection import Connection, Engine
+from taproot.emulator.dps import Provisioning
+from taproot.emulator.dps_handler import DPSService
+from taproot.emulator.enrollments import Enrollment, Registration
+from taproot.emulator.events import Recorder
+from taproot.emulator.faults import Fault, Faults
+from taproot.emulator.hub import Hub
+from taproot.emulator.issuance import Issuer
+from taproot.emulator.listener import MqttProtocol
+from taproot.emulator.methods import MethodResult
+from taproot.emulator.registry import Identity
+from taproot.emulator.recovery import RecoveryServer
+from taproot.emulator.tls import Certificate, Chains, Listener, PemChain
+from taproot.emulator.twin import stamp
+from taproot.pki import Authority, Leaf
+
+
+class Emulator:
+    """Make it, `await start()`, use it, `await stop()`."""
+
+    def __init__(self, config: EmulatorConfig | None = None) -> None:
+        self.config = config or EmulatorConfig()
+        self.clock = Clock()
+        self.recorder = Recorder(self.clock.now, self.config.events_kept)
+        self.faults = Faults(self.config.seed)
+        self.engine = Engine(
+            self.recorder,
+            self.clock.now,
+            self.faults,
+            packet_limit=self.config.packet_limit,
+            record_packets=self.config.record_packets,
+        )
+        self.hub = Hub(
+            self.engine,
+            list(self.config.host_names),
+            self.config.limits,
+            self.config.reactions,
+            preview=self.config.preview,
+        )
+        self.dps = Provisioning(
+            self.config.id_scope,
+            own_hub=lambda: self.hub.hosts[0],
+            now=self.clock.now,
+            preview=self.config.preview,
+            assigned=self._assigned,
+            log=self.recorder.emit,
+        )
+        if self.config.preview:
+            self.dps.issuer = Issuer()
+            self.hub.registry.roots.append(self.dps.issuer.root.cert)
+        self.engine.services = [DPSService(self.dps), self.hub]
+        self.chains = Chains()
+        self.root_pem: str | None = None
+        self.listeners: list[Listener] = []
+        self.recovery = RecoveryServer()
+        self.control_token = self.config.control_token or secrets.token_urlsafe(24)
+        self.plain_port: int | None = None
+        self._plain: asyncio.Server | None = None
+        self._plan: asyncio.Task[None] | None = None
+        self._stopping: list[Any] = []
+
+    # -- life -------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open every listener."""
+        from taproot.emulator.control import Control  # imports this module
+
+        self._load_chain()
+        for path in self.config.client_roots:
+            self.trust_client_root(_read(path))
+        for device in self.config.devices:
+            self._register(device)
+        for spec in self.config.faults:
+            self.fault(spec)
+        mqtt = Listener(
+            "mqtt", lambda: MqttProtocol(self.engine), self.chains, self.config.tls,
+            self.recorder, self.faults,
+        )  # fmt: skip
+        self.mqtt = mqtt
+        self.listeners.append(mqtt)
+        await self._open("MQTT", mqtt.start(self.config.bind, self.config.mqtt_port))
+        if self.config.plain_port is not None:
+            await self._open("plain MQTT", self._start_plain(self.config.plain_port))
+        self.control = Control(self)
+        await self._open("control API", self.control.start(self.config.control_port))
+        self._stopping.append(self.control.stop)
+        if not anycert.usable():
+            self.recorder.emit(
+                "warning",
+                text="client certificates of unknown issuers fail in the handshake here: this "
+                "Python does not let OpenSSL's verify callback be set",
+            )
+        if self.config.random_faults:
+            self._plan = asyncio.create_task(self._random_faults())
+
+    async def _start_plain(self, port: int) -> None:
+        loop = asyncio.get_running_loop()
+        self._plain = await loop.create_server(
+            lambda: MqttProtocol(self.engine), "127.0.0.1", port
+        )
+        self.plain_port = self._plain.sockets[0].getsockname()[1]
+
+    @property
+    def control_url(self) -> str:
+        """Where the control API is."""
+        return self.control.url
+
+    async def _open(self, name: str, starting: Any) -> None:
+        try:
+            await starting
+        except PermissionError:
+            raise UsageFailed(
+                f"{name}: this port needs privileges; choose one from 1024 on"
+            ) from None
+        except OSError as error:
+            raise UsageFailed(f"{name}: {error.strerror or error}; choose another port") from None
+
+    async def stop(self) -> None:
+        """Close everything; takes far less than a second."""
+        if self._plan is not None:
+            self._plan.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._plan
+        for connection in list(self.engine.connections):
+            connection.drop("the emulator ends", reset=True)
+        for listener in self.listeners:
+            await listener.stop()
+        if self._plain is not None:
+            self._plain.close()
+        for stop in reversed(self._stopping):
+            await stop()
+
+    def _load_chain(self) -> None:
+        config = self.config
+        if config.chain is not None:
+            many = config.chain if isinstance(config.chain, (list, tuple)) else [config.chain]
+            self.chains.set(*many)
+            root = getattr(many[0], "root", None)
+            self.root_pem = root.pem if root is not None else None
+        elif config.chain_file and config.key_file:
+            self.chains.set(PemChain(_read(config.chain_file), _read(config.key_file)))
+        else:
+            leaf = make_chain(config.host_names, config.bind)
+            self.chains.set(leaf)
+            self.root_pem = leaf.root.pem
+
+    def _register(self, device: DeviceConfig) -> Identity:
+        found = self.hub.registry.add(
+            device.id,
+            auth=device.auth,
+            primary_key=device.primary_key,
+            secondary_key=device.secondary_key,
+            thumbprints=device.thumbprints,
+            enabled=device.enabled,
+        )
+        if device.desired:
+            found.twin.desired.patch(device.desired)
+        if device.tags:
+            found.twin.patch_tags(device.tags)
+        return found
+
+    def _assigned(self, record: Registration, enrollment: Enrollment, how: dict[str, Any]) -> None:
+        """DPS has assigned a device: register it here if it goes to this hub."""
+        if record.hub not in self.hub.hosts:
+            return
+        device = record.device_id
+        found = self.hub.registry.find(device)
+        keys = [*how.get("keys", ()), None, None]
+        if found is None:
+            found = self.hub.registry.add(
+                device, auth=how["auth"], primary_key=keys[0], secondary_key=keys[1],
+                thumbprints=how.get("thumbprints", ()),
+            )  # fmt: skip
+        twin = enrollment.initial_twin or {}
+        if twin and not found.ever_connected:
+            found.twin.patch_tags(twin.get("tags", {}))
+            found.twin.desired.patch(twin.get("properties", {}).get("desired", {}))
+
+    # -- operations -------------------------------------------------------------------------
+
+    def add_device(self, identity: str, **facts: Any) -> Identity:
+        """Register a device (`d`) or module (`d/m`)."""
+        return self.hub.registry.add(identity, **facts)
+
+    def remove_device(self, identity: str) -> None:
+        """Remove a device or module."""
+        self.hub.remove(identity)
+
+    def twin(self, identity: str) -> dict[str, Any]:
+        """Return a twin as a service reads it."""
+        found = self.hub.registry.get(identity)
+        return {
+            "deviceId": found.device_id,
+            **({"moduleId": found.module_id} if found.module_id else {}),
+            "etag": found.twin.etag,
+            "version": found.twin.version,
+            "tags": found.twin.tags,
+            "properties": {
+                "desired": found.twin.desired.for_service(),
+                "reported": found.twin.reported.for_service(),
+            },
+        }
+
+    def patch_desired(self, identity: str, patch: Any) -> int:
+        """Merge desired properties."""
+        return self.hub.patch_desired(identity, patch)
+
+    def patch_tags(self, identity: str, patch: Any) -> None:
+        """Merge tags."""
+        self.hub.registry.get(identity).twin.patch_tags(patch)
+
+    def send_c2d(
+        self, identity: str, body: bytes | str, properties: dict[str, Any] | None = None, **how: Any
+    ) -> str:
+        """Queue a cloud-to-device message; return its id."""
+        data = body.encode() if isinstance(body, str) else body
+        return self.hub.send_c2d(identity, data, properties, **how).id
+
+    async def invoke_method(
+        self, identity: str, name: str, payload: Any = None, timeout_s: float = 30.0,
+        connect_timeout_s: float = 0.0,
+    ) -> MethodResult:  # fmt: skip
+        """Call a direct method."""
+        return await self.hub.invoke_method(identity, name, payload, timeout_s, connect_timeout_s)
+
+    def switch_chain(
+        self, *chains: Certificate, drop: bool = True, name: str | None = None
+    ) -> int:
+        """Show other chains from the next handshake on; return how many were dropped."""
+        self.chains.set(*chains, name=name)
+        self.recorder.emit("switch_chain", name=name, generation=self.chains.generation, drop=drop)
+        return self.hub.drop(reason="the chain was switched", reset=False) if drop else 0
+
+    def drop(self, identity: str | None = None, reset: bool = True) -> int:
+        """Drop a device's connection, or all."""
+        return self.hub.drop(identity, reset=reset)
+
+    def set_enabled(self, identity: str, enabled: bool) -> None:
+        """Enable or disable a device."""
+        self.hub.set_enabled(identity, enabled)
+
+    def trust_client_root(self, pem: str) -> None:
+        """Register a CA whose client certificates the hub accepts."""
+        try:
+            self.hub.registry.roots.extend(x509.load_pem_x509_certificates(pem.encode()))
+        except ValueError:
+            raise UsageFailed("a client root is a PEM certificate") from None
+
+    def revoke(self, sha256: str) -> None:
+        """Refuse a client certificate from now on."""
+        self.hub.registry.revoked.add(sha256.upper().replace(":", ""))
+
+    def enroll(self, identity: str, **facts: Any) -> Enrollment:
+        """Add a DPS enrolment."""
+        enrollment = Enrollment(identity, **facts)
+        self.dps.registry.add(enrollment)
+        return enrollment
+
+    def fault(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """Set a fault, or do at once what it says."""
+        fault = faults.parse(spec)
+        if fault.where == "now":
+            for connection in self._connections(fault.device):
+                self._now(connection, fault)
+        elif fault.where == "all":
+            self.recorder.emit("fault", fault=fault.text)
+            for connection in list(self.engine.connections):
+                connection.drop("blackout", reset=True)
+            for listener in self.listeners:
+                listener.blackout(fault.seconds)
+        else:
+            self.faults.add(fault)
+        return fault.as_dict()
+
+    def clear_faults(self, identity: str | None = None) -> int:
+        """Forget faults that still wait."""
+        return self.faults.clear(identity)
+
+    def _connections(self, identity: str | None) -> list[Connection]:
+        return [c for c in self.engine.connections if identity is None or c.identity == identity]
+
+    def _now(self, connection: Connection, fault: Fault) -> None:
+        self.recorder.emit("fault", fault=fault.text, identity=connection.identity)
+        if fault.action == "reset":
+            connection.drop("fault: reset", reset=True)
+        elif fault.action == "kick":
+            connection.close("fault: kick")
+        elif fault.action == "expire":
+            if connection.handler is not None and connection.handler.expiry is not None:
+                connection.handler.expiry = self.clock.now()
+                connection.watch_expiry()
+        elif fault.action == "garbage":
+            connection.inject(fault.data)
+        elif fault.action == "oversize":
+            connection.deliver("oversize", bytes(fault.bytes))
+        elif fault.action == "half_open_now":
+            connection.deafen()
+
+    async def _random_faults(self) -> None:
+        for wait, spec in faults.random_plan(self.config.seed):
+            await asyncio.sleep(wait)
+            self.fault(spec)
+
+    def advance_clock(self, seconds: float) -> None:
+        """Move the emulator's clock; tokens that end by it end now."""
+        self.clock.advance(seconds)
+        for connection in list(self.engine.connections):
+            connection.watch_expiry()
+        for found in self.hub.registry.all():
+            found.queue.expire()
+
+    async def publish_file(self, name: str, data: bytes, **how: Any) -> str:
+        """Serve a file over plain HTTP; return its URL."""
+        if not getattr(self.recovery, "port", 0):
+            await self.recovery.start()
+            self._stopping.append(self.recovery.stop)
+        path = f"/{name.lstrip('/')}"
+        self.recovery.serve(path, data, **how)
+        return self.recovery.url(path)
+
+    def status(self) -> dict[str, Any]:
+        """Return what `taproot emulator status` shows; no key, no token."""
+        return {
+            "time": stamp(self.clock.now()),
+            "host_names": self.hub.hosts,
+            "mqtt_port": self.mqtt.port,
+            "connections": len(self.engine.connections),
+            "messages": self.hub.messages.total,
+            "events": self.recorder.seq,
+            "strictness": self.recorder.counts["strictness"],
+            "chain_generation": self.chains.generation,
+            "devices": [found.summary() for found in self.hub.registry.all()],
+            "faults": [fault.as_dict() for fault in self.faults.waiting],
+        }
+
+
+def make_chain(names: list[str], bind: str = "127.0.0.1") -> Leaf:
+    """Make a root, an intermediate and a leaf for these names."""
+    issuing = Authority.root(f"Taproot emulator root {int(time.time())}").intermediate(
+        "Taproot emulator issuing CA"
+    )
+    addresses = sorted({"127.0.0.1", bind} - {"0.0.0.0", "::"})
+    return issuing.leaf(names[0], dns=sorted({*names, "localhost"}), ips=addresses)
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageFailed(f"{path}: {getattr(error, 'strerror', None) or 'not a PEM file'}") from None

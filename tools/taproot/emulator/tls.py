@@ -1,0 +1,698 @@
+"""The TLS side of every listener: profiles, certificate chains, and the carrier of bytes.
+
+Responsible for: server contexts per profile and chain, choosing chain and profile by the
+ClientHello, switching chains at run time, session tickets, client certificates, record sizes,
+faults during the handshake, and `TlsTransport`, an asyncio transport over one connection that
+MQTT and HTTP both run on. Not for: what runs on it, making certificates (`taproot.pki`).
+
+A context is never reloaded: OpenSSL keeps one slot per key type, so an RSA chain loaded after an
+ECC one would not be served. Each chain has a context of its own and a connection gets the one
+that fits its ClientHello, before OpenSSL sees a byte. Open connections outlive a switch: drop
+them explicitly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import socket
+import ssl
+import struct
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from taproot.emulator import anycert, hello
+from taproot.emulator.events import Recorder
+from taproot.emulator.faults import Faults
+from taproot.emulator.hello import ClientHello, NotTLS
+
+RSA_SUITES = (
+    "ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-AES256-GCM-SHA384:"
+    "ECDHE-RSA-AES128-SHA256:ECDHE-RSA-AES256-SHA384"
+)
+SUITES = RSA_SUITES + (
+    ":ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:"
+    "ECDHE-ECDSA-AES128-SHA256:ECDHE-ECDSA-AES256-SHA384"
+)
+HANDSHAKE_WITHIN = 30.0
+LINGER = 5.0
+_ALERT_UNRECOGNIZED_NAME, _ALERT_INSUFFICIENT, _ALERT_HANDSHAKE = 112, 71, 40
+_READ = 65_536
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a kind of host name speaks."""
+
+    name: str
+    minimum: ssl.TLSVersion
+    maximum: ssl.TLSVersion
+    suites: str
+    sni_required: bool = False
+
+
+PROFILES = {
+    "classic": Profile("classic", ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2, SUITES),
+    "dps": Profile("dps", ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2, RSA_SUITES),
+    "device": Profile("device", ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3, SUITES, True),
+    # For negative tests: what OpenSSL still can do, weak keys and SHA-1 included.
+    "legacy": Profile(
+        "legacy", ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_2, "ALL:!aNULL:!eNULL:@SECLEVEL=0"
+    ),
+    "tls10": Profile("tls10", ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1, "ALL:!aNULL:@SECLEVEL=0"),
+    "tls11": Profile(
+        "tls11", ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_1, "ALL:!aNULL:@SECLEVEL=0"
+    ),
+    # The hub without `minTlsVersion`: TLS 1.0 on, the legacy list beside the eight suites.
+    "unrestricted": Profile(
+        "unrestricted",
+        ssl.TLSVersion.TLSv1,
+        ssl.TLSVersion.TLSv1_2,
+        SUITES + ":ECDHE-RSA-AES256-SHA:ECDHE-RSA-AES128-SHA:AES256-GCM-SHA384:"
+        "AES128-GCM-SHA256:AES256-SHA256:AES128-SHA256:AES256-SHA:AES128-SHA:@SECLEVEL=0",
+    ),
+}
+
+
+class Certificate(Protocol):
+    """What a chain is made of: `taproot.pki.Leaf`, or PEM texts read from files."""
+
+    chain_pem: str
+    key_pem: str
+
+
+@dataclass(frozen=True)
+class PemChain:
+    """A chain read from files."""
+
+    chain_pem: str
+    key_pem: str = field(repr=False)
+
+
+@dataclass
+class TLSOptions:
+    """The knobs of `[tls]`."""
+
+    profile: str = "classic"
+    profiles: dict[str, str] = field(default_factory=dict)  # host name -> profile
+    tickets: str = "off"  # "off", "kept" (survive a chain switch), "lost" (do not)
+    client_certificates: bool = True  # ask for one in every handshake
+    record_size: int = 0  # plaintext bytes per record; 0: OpenSSL's 16384
+    violate_mfl: bool = False  # join handshake records, whatever the client asked for
+    refuse_sni: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in (self.profile, *self.profiles.values()):
+            if name not in PROFILES:
+                raise ValueError(f"tls profile '{name}': one of {', '.join(PROFILES)}")
+        if self.tickets not in ("off", "kept", "lost"):
+            raise ValueError("tls.tickets is off, kept or lost")
+        if self.record_size and not 512 <= self.record_size <= 16_384:
+            raise ValueError("tls.record_size is 512 to 16384")
+
+
+def load(context: ssl.SSLContext, chain: Certificate) -> None:
+    """Load chain and key; `ssl` only reads files, so they are written to a private folder."""
+    with tempfile.TemporaryDirectory(prefix="taproot-") as folder:
+        path = os.path.join(folder, "chain.pem")
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+            file.write(chain.chain_pem + chain.key_pem)
+        context.load_cert_chain(path)
+
+
+def bare_context(chain: Certificate, profile: Profile = PROFILES["legacy"]) -> ssl.SSLContext:
+    """Make a server context of a profile with a chain, asking for no client certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version, context.maximum_version = profile.minimum, profile.maximum
+    context.set_ciphers(profile.suites)
+    context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE  # the client's order decides
+    load(context, chain)
+    return context
+
+
+class Chains:
+    """Which certificate a host name shows: an RSA chain, an ECC chain, or both."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str | None, dict[str, Certificate]] = {}
+        self.generation = 0
+
+    def set(self, *chains: Certificate, name: str | None = None) -> None:
+        """Show these chains under `name` (None: every other name) from the next handshake on."""
+        self._by_name[name.lower() if name else None] = {_kind(chain): chain for chain in chains}
+        self.generation += 1
+
+    def forget(self, name: str) -> None:
+        """Show the default under this name again."""
+        if self._by_name.pop(name.lower(), None) is not None:
+            self.generation += 1
+
+    def choose(self, client: ClientHello) -> Certificate | None:
+        """Return the chain for a ClientHello: ECC only to a client that cannot use RSA."""
+        found = self._by_name.get((client.server_name or "").lower()) or self._by_name.get(None)
+        if not found:
+            return None
+        if "rsa" in found and (client.has_rsa or "ecc" not in found):
+            return found["rsa"]
+        return found.get("ecc")
+
+
+def _kind(chain: Certificate) -> str:
+    key = getattr(chain, "key", None)
+    if key is None:
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+        key = load_pem_private_key(chain.key_pem.encode(), None)
+    return "ecc" if isinstance(key, ec.EllipticCurvePrivateKey) else "rsa"
+
+
+class Contexts:
+    """The server contexts of one listener, made when first needed."""
+
+    def __init__(self, options: TLSOptions) -> None:
+        self.options = options
+        self._made: OrderedDict[tuple[int, str], tuple[Certificate, ssl.SSLContext]] = OrderedDict()
+        self._ticket_base: dict[str, tuple[int, ssl.SSLContext]] = {}
+
+    def get(self, chain: Certificate, profile: Profile) -> ssl.SSLContext:
+        """Return the context that shows `chain` with `profile`."""
+        key = (id(chain), profile.name)
+        if key in self._made:
+            self._made.move_to_end(key)
+            return self._made[key][1]
+        context = self._make(chain, profile)
+        self._made[key] = (chain, context)  # the chain is kept, so its id stays its own
+        while len(self._made) > 64:
+            self._made.popitem(last=False)
+        return context
+
+    def _make(self, chain: Certificate, profile: Profile) -> ssl.SSLContext:
+        context = bare_context(chain, profile)
+        if self.options.client_certificates:
+            anycert.request_any(context)
+        if self.options.record_size:
+            anycert.set_record_size(context, self.options.record_size)
+        if self.options.tickets == "off":
+            context.options |= ssl.OP_NO_TICKET
+            context.num_tickets = 0
+        return context
+
+    def base(self, chain: Certificate, profile: Profile, generation: int) -> ssl.SSLContext:
+        """Return the context that holds the ticket keys, which a switch keeps or loses."""
+        kept = self._ticket_base.get(profile.name)
+        if kept is None or (self.options.tickets == "lost" and kept[0] != generation):
+            kept = (generation, self._make(chain, profile))
+            self._ticket_base[profile.name] = kept
+        return kept[1]
+
+    def wrap(
+        self, chain: Certificate, profile: Profile, generation: int, i: Any, o: Any
+    ) -> ssl.SSLObject:
+        """Make the TLS side of one connection."""
+        context = self.get(chain, profile)
+        if self.options.tickets == "off":
+            return context.wrap_bio(i, o, server_side=True)
+        wrapped = self.base(chain, profile, generation).wrap_bio(i, o, server_side=True)
+        wrapped.context = context
+        return wrapped
+
+
+class Policy(Protocol):
+    """What an ARM template demands of a ClientHello (`templates.TLSPolicy`)."""
+
+    def refusal(self, versions: Any, suites: Any) -> str | None: ...
+
+
+class Listener:
+    """One TCP port that speaks TLS. `factory` makes the protocol of each connection."""
+
+    def __init__(
+        self,
+        name: str,
+        factory: Callable[[], asyncio.Protocol],
+        chains: Chains,
+        options: TLSOptions,
+        recorder: Recorder,
+        faults: Faults,
+        policy: Policy | None = None,
+    ) -> None:
+        self.name, self.factory = name, factory
+        self.chains, self.options = chains, options
+        self.recorder, self.faults, self.policy = recorder, faults, policy
+        self.contexts = Contexts(options)
+        self.transports: set[TlsTransport] = set()
+        self.dark_until = 0.0
+        self.port = 0
+        self._server: asyncio.Server | None = None
+        self._seen_chains: OrderedDict[str, list[bytes]] = OrderedDict()
+
+    async def start(self, host: str, port: int = 0) -> None:
+        """Listen; port 0 takes a free one."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: TlsTransport(self), host, port, backlog=1024
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Stop listening and abort what is connected."""
+        if self._server is not None:
+            self._server.close()
+        for transport in list(self.transports):
+            transport.abort()
+
+    def blackout(self, seconds: float) -> None:
+        """Answer nobody for a while; reset what is connected."""
+        self.dark_until = asyncio.get_running_loop().time() + seconds
+        for transport in list(self.transports):
+            transport.reset()
+
+    def profile_for(self, client: ClientHello) -> Profile:
+        """Return the profile of the name the client asks for."""
+        name = (client.server_name or "").lower()
+        return PROFILES[self.options.profiles.get(name, self.options.profile)]
+
+    def remember_chain(self, chain: list[bytes]) -> None:
+        """Keep a presented chain: on a resumed handshake only the leaf is there."""
+        self._seen_chains[hashlib.sha256(chain[0]).hexdigest()] = chain
+        while len(self._seen_chains) > 4096:
+            self._seen_chains.popitem(last=False)
+
+    def chain_of(self, leaf: bytes) -> list[bytes]:
+        """Return the chain once presented with a leaf, else the leaf alone."""
+        return self._seen_chains.get(hashlib.sha256(leaf).hexdigest(), [leaf])
+
+
+class TlsTransport(asyncio.Transport, asyncio.Protocol):
+    """One connection: TCP below, an asyncio protocol (MQTT or HTTP) above."""
+
+    def __init__(self, listener: Listener) -> None:
+        asyncio.Transport.__init__(self)
+        self.listener = listener
+        self.facts: dict[str, Any] = {"listener": listener.name}
+        self._collector: hello.Collector | None = hello.Collector()
+        self._tls: ssl.SSLObject | None = None
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._raw: asyncio.Transport | None = None
+        self._protocol: asyncio.Protocol | None = None
+        self._open = False  # handshake done, protocol told
+        self._closing = False
+        self._mute = False
+        self._cut_after: int | None = None
+        self._joined_until_ccs = listener.options.violate_mfl
+        self._chain: list[bytes] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self.bytes_in = self.bytes_out = self.largest_out = 0
+        self._end_reason = ""
+
+    # -- from TCP ---------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        assert isinstance(transport, asyncio.Transport)
+        self._raw = transport
+        loop = asyncio.get_running_loop()
+        if loop.time() < self.listener.dark_until:
+            self.reset()
+            return
+        self.listener.transports.add(self)
+        peer = transport.get_extra_info("peername") or ("?", 0)
+        self.facts["peer"] = f"{peer[0]}:{peer[1]}"
+        sock = transport.get_extra_info("socket")
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._timer = loop.call_later(HANDSHAKE_WITHIN, self._too_late)
+        faults = self.listener.faults
+        if faults.active:
+            self._handshake_fault(faults.take(None, "tls", None))
+
+    def _handshake_fault(self, fault: Any) -> None:
+        if fault is None:
+            return
+        self.listener.recorder.emit("fault", fault=fault.text, **self.facts)
+        if fault.action == "mute":
+            self._mute = True
+        elif fault.action == "cut":
+            self._cut_after = fault.bytes
+        elif fault.action == "plain":
+            self._mute = True
+            assert self._raw is not None
+            self._raw.write(fault.data)
+
+    def data_received(self, data: bytes) -> None:
+        """Take ciphertext."""
+        if self._mute or self._closing:
+            return
+        self.bytes_in += len(data)
+        if self._collector is not None:
+            self._collect(data)
+            return
+        self._in.write(data)
+        if self._open:
+            self._pump()
+        else:
+            self._handshake()
+
+    def eof_received(self) -> bool:
+        """The client has ended its side."""
+        self._in.write_eof()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """TCP is gone."""
+        self._cancel_timer()
+        self.listener.transports.discard(self)
+        protocol, self._protocol = self._protocol, None
+        self._closing = True
+        if self._open and protocol is not None:
+            self._open = False
+            protocol.connection_lost(exc)
+        elif not self._end_reason and self._raw is not None and "peer" in self.facts:
+            self._fail("the client left before the handshake was done")
+
+    def pause_writing(self) -> None:
+        """TCP cannot take more."""
+        if self._protocol is not None:
+            self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        """TCP takes more again."""
+        if self._protocol is not None:
+            self._protocol.resume_writing()
+
+    # -- handshake --------------------------------------------------------------------------
+
+    def _collect(self, data: bytes) -> None:
+        assert self._collector is not None
+        try:
+            client = self._collector.feed(data)
+        except NotTLS as error:
+            self._fail(str(error))
+            self.abort()
+            return
+        if client is None:
+            return
+        self._note(client)
+        chain, profile = self.listener.chains.choose(client), self.listener.profile_for(client)
+        refused = self._refusal(client, profile)
+        if refused is not None:
+            self._refuse(*refused)
+            return
+        if chain is None:
+            self._refuse(_ALERT_HANDSHAKE, "no certificate chain fits what the client offers")
+            return
+        self._in.write(bytes(self._collector.seen))
+        self._collector = None
+        try:
+            self._tls = self.listener.contexts.wrap(
+                chain, profile, self.listener.chains.generation, self._in, self._out
+            )
+        except (ssl.SSLError, OSError) as error:
+            self._fail(f"the chain cannot be used: {error}")
+            self.abort()
+            return
+        self._handshake()
+
+    def _note(self, client: ClientHello) -> None:
+        self.facts.update(
+            sni=client.server_name,
+            mfl_asked=client.mfl,
+            suites_offered=[f"{suite:04X}" for suite in client.suites],
+            versions_offered=[hello.NAMES.get(v, f"{v:04X}") for v in client.versions],
+            session_offered=client.offers_session,
+        )
+
+    def _refusal(self, client: ClientHello, profile: Profile) -> tuple[int, str] | None:
+        name = (client.server_name or "").lower()
+        if profile.sni_required and not name:
+            return _ALERT_UNRECOGNIZED_NAME, "the profile demands a server name"
+        if name in self.listener.options.refuse_sni:
+            return _ALERT_UNRECOGNIZED_NAME, f"the name '{name}' is refused"
+        if self.listener.policy is not None:
+            reason = self.listener.policy.refusal(client.versions, client.suites)
+            if reason is not None:
+                return _ALERT_INSUFFICIENT, reason
+        return None
+
+    def _refuse(self, alert: int, reason: str) -> None:
+        assert self._raw is not None
+        self._fail(reason)
+        self._raw.write(bytes((21, 3, 3, 0, 2, 2, alert)))
+        self._closing = True
+        self._raw.close()
+
+    def _handshake(self) -> None:
+        assert self._tls is not None
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._flush()
+            return
+        except (ssl.SSLError, OSError) as error:
+            self._flush()
+            self._fail(_sentence(error))
+            self._closing = True
+            if self._raw is not None:
+                self._raw.close()
+            return
+        self._flush()
+        if self._closing:
+            return
+        self._joined_until_ccs = False
+        self._cut_after = None
+        self._cancel_timer()
+        self._describe()
+        self._open = True
+        self._protocol = self.listener.factory()
+        self._protocol.connection_made(self)
+        if self._open:
+            self._pump()
+
+    def _describe(self) -> None:
+        assert self._tls is not None
+        suite = self._tls.cipher()
+        leaf = self._tls.getpeercert(True)
+        resumed = bool(self._tls.session_reused)
+        if leaf is not None:
+            presented = None
+            if not resumed:
+                presented = self._tls._sslobj.get_unverified_chain()  # type: ignore[attr-defined]
+            if presented:
+                self._chain = [cert.public_bytes(2) for cert in presented]
+                self.listener.remember_chain(self._chain)
+            else:
+                self._chain = self.listener.chain_of(leaf)
+        self.facts.update(
+            tls=self._tls.version(),
+            suite=suite[0] if suite else None,
+            resumed=resumed,
+            client_certificate=hashlib.sha256(leaf).hexdigest() if leaf else None,
+            largest_handshake_record=self.largest_out,
+        )
+        self.listener.recorder.emit("tls", **self.facts)
+
+    def _too_late(self) -> None:
+        self._fail("no handshake in time")
+        self.abort()
+
+    def _fail(self, reason: str) -> None:
+        if not self._end_reason:
+            self._end_reason = reason
+            self.listener.recorder.emit("tls_failed", reason=reason, **self.facts)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # -- data -------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Hand plaintext up; the client's close_notify ends the connection."""
+        assert self._tls is not None
+        chunks = []
+        ended: str | None = None
+        try:
+            while True:
+                chunk = self._tls.read(_READ)
+                if not chunk:
+                    ended = "close_notify"
+                    break
+                chunks.append(chunk)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            ended = "close_notify"
+        except (ssl.SSLError, OSError) as error:
+            ended = _sentence(error)
+        self._flush()
+        if chunks and self._protocol is not None:
+            self._protocol.data_received(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        if ended is not None and not self._closing:
+            self.facts["ended"] = ended
+            self.close()
+
+    def _flush(self) -> None:
+        """Send what OpenSSL has made."""
+        if not self._out.pending or self._raw is None:
+            return
+        data = self._out.read()
+        if self._joined_until_ccs:
+            data = self._join_records(data)
+        self._measure(data)
+        if self._cut_after is not None:
+            left = self._cut_after - self.bytes_out
+            if len(data) >= left:
+                self._raw.write(data[: max(left, 0)])
+                self._fail(f"fault: cut after {self._cut_after} bytes")
+                self._closing = True
+                self._raw.close()
+                return
+        self.bytes_out += len(data)
+        self._raw.write(data)
+
+    def _measure(self, data: bytes) -> None:
+        at = 0
+        while at + 5 <= len(data):
+            length = data[at + 3] << 8 | data[at + 4]
+            if length > self.largest_out:
+                self.largest_out = length
+            at += 5 + length
+
+    def _join_records(self, data: bytes) -> bytes:
+        """Join plaintext handshake records into large ones: what a violating server sends."""
+        joined, body, at = bytearray(), bytearray(), 0
+        while at + 5 <= len(data):
+            kind, length = data[at], data[at + 3] << 8 | data[at + 4]
+            record = data[at + 5 : at + 5 + length]
+            at += 5 + length
+            if kind == hello.HANDSHAKE and self._joined_until_ccs:
+                body += record
+                continue
+            self._joined_until_ccs = False  # ChangeCipherSpec: all is encrypted from here on
+            joined += _records(body) + data[at - 5 - length : at]
+            body.clear()
+        return bytes(joined + _records(body))
+
+    # -- asyncio.Transport ------------------------------------------------------------------
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """What HTTP and MQTT ask their transport for."""
+        if name == "ssl_object":
+            return self._tls
+        if name == "sslcontext":
+            return self._tls.context if self._tls is not None else default
+        if name == "tls_facts":
+            return self.facts
+        if name == "tls_chain":
+            return self._chain
+        return self._raw.get_extra_info(name, default) if self._raw is not None else default
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Change what runs on top."""
+        assert isinstance(protocol, asyncio.Protocol)
+        self._protocol = protocol
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """Return what runs on top."""
+        return self._protocol  # type: ignore[return-value]
+
+    def write(self, data: Any) -> None:
+        """Encrypt and send."""
+        if self._closing or self._tls is None or not data:
+            return
+        try:
+            self._tls.write(data)
+        except (ssl.SSLError, OSError) as error:
+            self.facts["ended"] = _sentence(error)
+            self.abort()
+            return
+        self._flush()
+
+    def writelines(self, list_of_data: Any) -> None:
+        """Encrypt and send several pieces."""
+        self.write(b"".join(list_of_data))
+
+    def can_write_eof(self) -> bool:
+        """TLS has no half close here."""
+        return False
+
+    def is_closing(self) -> bool:
+        """True once closing has begun."""
+        return self._closing
+
+    def get_write_buffer_size(self) -> int:
+        """Bytes that TCP has not taken yet."""
+        return self._raw.get_write_buffer_size() if self._raw is not None else 0
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        """The limits of the TCP transport."""
+        return self._raw.get_write_buffer_limits() if self._raw is not None else (0, 0)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set the limits of the TCP transport."""
+        if self._raw is not None:
+            self._raw.set_write_buffer_limits(high, low)
+
+    def pause_reading(self) -> None:
+        """Stop reading from TCP."""
+        if self._raw is not None and not self._closing:
+            self._raw.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read from TCP again."""
+        if self._raw is not None and not self._closing:
+            self._raw.resume_reading()
+
+    def is_reading(self) -> bool:
+        """True while reading."""
+        return self._raw is not None and self._raw.is_reading()
+
+    def close(self) -> None:
+        """Send close_notify, then close; a peer that takes nothing is cut off after a while."""
+        if self._closing or self._raw is None:
+            return
+        if self._tls is not None and self._open:
+            with contextlib.suppress(ssl.SSLError, OSError):
+                self._tls.unwrap()
+            self._flush()
+        self._closing = True
+        self._raw.close()
+        if self._raw.get_write_buffer_size():
+            self._timer = asyncio.get_running_loop().call_later(LINGER, self._raw.abort)
+
+    def abort(self) -> None:
+        """Close at once, without close_notify."""
+        self._closing = True
+        if self._raw is not None:
+            self._raw.abort()
+
+    def reset(self) -> None:
+        """Close with a TCP reset."""
+        if self._raw is not None:
+            sock = self._raw.get_extra_info("socket")
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.abort()
+
+
+def _records(body: bytes | bytearray) -> bytes:
+    """Cut handshake bytes into records as large as TLS allows."""
+    out = bytearray()
+    for at in range(0, len(body), 16_384):
+        piece = body[at : at + 16_384]
+        out += struct.pack("!BHH", hello.HANDSHAKE, 0x0303, len(piece)) + piece
+    return bytes(out)
+
+
+def _sentence(error: Exception) -> str:
+    """Say in words what OpenSSL reports, without file names and line numbers."""
+    reason = getattr(error, "reason", None)
+    return str(reason).lower().replace("_", " ") if reason else (str(error) or type(error).__name__)
