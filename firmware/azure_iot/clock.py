@@ -1,7 +1,14 @@
-"""The only reader of time.
+"""The only reader of time, and the rules for setting it (trust store, T1 to T10).
 
 Responsible for: Unix time as an integer on both epochs (1970 on unix, 2000 on ESP32), the
-millisecond ticks, and setting the clock. Not responsible for: deciding what time it is.
+millisecond ticks, setting the clock, and from whom a time is taken. Not responsible for: asking
+time servers (esp32/sntp.py), keeping the floor on flash (trust/ladder.py).
+
+Anybody on the path can forge NTP. So it sets the clock anywhere at or above the floor, never below
+and never the floor itself: one forged jump forward would else be remembered for ever. Between the
+floor and the end of the server certificate's life such a forgery is believed until the first
+verified connection, whose own time then rules (T8, T10). Date checks are never switched off (T6),
+and all times are integers (T7).
 
     now = clock.unix_time()
     late = clock.ticks_diff(clock.ticks_ms(), started) > 500
@@ -12,6 +19,8 @@ import time
 from micropython import const
 
 _EPOCH_2000 = const(946684800)  # seconds from 1970-01-01 to 2000-01-01
+_TOLERANCE = const(300)  # T10: seconds the clock may be off without being set
+_DAY = const(86400)
 
 ticks_ms = time.ticks_ms
 ticks_diff = time.ticks_diff
@@ -35,6 +44,9 @@ class Clock:
         self._setter = setter
         self._correction = 0
         self.synchronised = False  # set in this boot by NTP or a service, not only assumed
+        self.source = "floor"  # floor, ntp or authenticated
+        self.ntp_delta = 0  # authenticated time minus what NTP had made of the clock
+        self._token_repair = True
 
     def unix_time(self) -> int:
         """Return seconds since 1970-01-01, an integer."""
@@ -58,6 +70,53 @@ class Clock:
             self._setter(unix_seconds)
         else:
             self._correction = unix_seconds - int(time.time()) - self._offset
+
+    def start(self, floor: int) -> None:
+        """Begin a boot: a clock behind the floor is wrong and is set to it (T2)."""
+        if self.unix_time() < floor:
+            self.set_time(floor)
+
+    def offer(self, unix_seconds: int, floor: int) -> bool:
+        """Take the time of an NTP server unless it is below the floor (T3); tell whether."""
+        if unix_seconds < floor:
+            return False
+        self.set_time(unix_seconds)
+        self.synchronised = True
+        self.source = "ntp"
+        return True
+
+    def authenticate(self, unix_seconds: int) -> bool:
+        """Take a time from within a verified connection (T10).
+
+        Return True if the clock was more than five minutes off and has been set.
+        """
+        delta = unix_seconds - self.unix_time()
+        if self.source == "ntp":
+            self.ntp_delta = delta
+        self.synchronised = True
+        self.source = "authenticated"
+        if -_TOLERANCE <= delta <= _TOLERANCE:
+            return False
+        self.set_time(unix_seconds)
+        return True
+
+    def token_may_be_late(self) -> bool:
+        """Tell, once per boot, whether a refused SAS token may be the clock's fault (T10).
+
+        True asks for one time repair and one new token before anything else is concluded.
+        """
+        if self.source == "authenticated" or not self._token_repair:
+            return False
+        self._token_repair = False
+        return True
+
+    def report(self, floor: int) -> dict:
+        """Return the `clock` member of the reported properties (contracts.md section 1)."""
+        return {
+            "source": self.source,
+            "ntp_delta": self.ntp_delta,
+            "floor_age_days": max(0, self.unix_time() - floor) // _DAY,
+        }
 
 
 _default = None

@@ -1,0 +1,19 @@
+"""Which host names stand for a loopback or private address (R-50). Pure."""
+
+
+def is_private(host: str) -> bool:
+    """Tell whether `host` is loopback, private or link-local; other names are public."""
+    if host == "localhost" or host.endswith(".localhost") or host == "::1":
+        return True
+    if ":" in host and host[:2].lower() in ("fc", "fd"):
+        return True
+    parts = host.split(".")
+    if len(parts) != 4:
+        return False
+    for part in parts:
+        if not part.isdigit() or len(part) > 3 or int(part) > 255:
+            return False
+    first, second = int(parts[0]), int(parts[1])
+    if first == 172:
+        return 16 <= second <= 31
+    return first == 127 or first == 10 or (first, second) in ((192, 168), (169, 254))
