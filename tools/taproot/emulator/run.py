@@ -29,7 +29,7 @@ class Running:
         self.emulator, self._loop = emulator, loop
         self.host = emulator.hub.hosts[0]
         self.mqtt_port = emulator.mqtt.port
-        self.https_port: int | None = getattr(emulator, "https_port", None)
+        self.https_port: int | None = emulator.https_port
         self.plain_port: int | None = emulator.plain_port
         self.control_url: str = emulator.control_url
         self.control_token = emulator.control_token

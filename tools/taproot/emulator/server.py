@@ -25,6 +25,8 @@ from taproot.emulator.dps_handler import DPSService
 from taproot.emulator.enrollments import Enrollment, Registration
 from taproot.emulator.events import Recorder
 from taproot.emulator.faults import Fault, Faults
+from taproot.emulator.downloads import Download
+from taproot.emulator.https import HTTPSFront
 from taproot.emulator.hub import Hub
 from taproot.emulator.issuance import Issuer
 from taproot.emulator.listener import MqttProtocol
@@ -75,6 +77,8 @@ class Emulator:
         self.listeners: list[Listener] = []
         self.recovery = RecoveryServer()
         self.control_token = self.config.control_token or secrets.token_urlsafe(24)
+        self.front = HTTPSFront(self.engine, self.hub)
+        self.https_port: int | None = None
         self.plain_port: int | None = None
         self._plain: asyncio.Server | None = None
         self._plan: asyncio.Task[None] | None = None
@@ -100,6 +104,8 @@ class Emulator:
         self.mqtt = mqtt
         self.listeners.append(mqtt)
         await self._open("MQTT", mqtt.start(self.config.bind, self.config.mqtt_port))
+        if self.config.https_port is not None:
+            await self._start_https(self.config.https_port)
         if self.config.plain_port is not None:
             await self._open("plain MQTT", self._start_plain(self.config.plain_port))
         self.control = Control(self)
@@ -113,6 +119,16 @@ class Emulator:
             )
         if self.config.random_faults:
             self._plan = asyncio.create_task(self._random_faults())
+
+    async def _start_https(self, port: int) -> None:
+        await self.front.start()
+        self._stopping.append(self.front.stop)
+        listener = Listener(
+            "https", self.front.factory, self.chains, self.config.tls, self.recorder, self.faults
+        )
+        self.listeners.append(listener)
+        await self._open("HTTPS", listener.start(self.config.bind, port))
+        self.front.port = self.https_port = listener.port
 
     async def _start_plain(self, port: int) -> None:
         loop = asyncio.get_running_loop()
@@ -330,8 +346,18 @@ class Emulator:
         for found in self.hub.registry.all():
             found.queue.expire()
 
-    async def publish_file(self, name: str, data: bytes, **how: Any) -> str:
-        """Serve a file over plain HTTP; return its URL."""
+    async def publish_file(
+        self, name: str, data: bytes, *, https: bool = False, **how: Any
+    ) -> str:
+        """Serve a file over plain HTTP, or by the HTTPS listener; return its URL.
+
+        `how` are options of `downloads.Download`, and over plain HTTP those of a recovery route.
+        """
+        if https:
+            if self.https_port is None:
+                raise UsageFailed("there is no HTTPS listener: https_port is not set")
+            self.front.downloads[f"/{name.lstrip('/')}"] = Download(data, **how)
+            return f"https://{self.hub.hosts[0]}:{self.https_port}/{name.lstrip('/')}"
         if not getattr(self.recovery, "port", 0):
             await self.recovery.start()
             self._stopping.append(self.recovery.stop)
@@ -345,6 +371,7 @@ class Emulator:
             "time": stamp(self.clock.now()),
             "host_names": self.hub.hosts,
             "mqtt_port": self.mqtt.port,
+            "https_port": self.https_port,
             "connections": len(self.engine.connections),
             "messages": self.hub.messages.total,
             "events": self.recorder.seq,
