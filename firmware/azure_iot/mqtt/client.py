@@ -19,7 +19,7 @@ allowed, else None. Everybody who waits for a change (room, an answer, the link)
 
 Message handler: `on_message(topic, payload, qos, pid)`; `payload` is valid until it returns. A
 QoS 1 message is acknowledged afterwards, not if the handler raised: then it comes again with the
-next connection. A handler may be a coroutine function; reading pauses while it runs, so it must
+next connection. One that returns False calls `acknowledge(pid)` itself, on the same connection. A handler may be a coroutine function; reading pauses while it runs, so it must
 not wait for the link itself (publish(wait=False) is allowed).
 """
 
@@ -277,7 +277,8 @@ class MQTTClient:
         if was:
             self.connected.clear()
             error = self._judge(error)
-            self._count("drops")
+            if self._task is not None:
+                self._count("drops")
         else:
             self._failures += 1
             self._count("failures")
@@ -363,7 +364,9 @@ class MQTTClient:
                     try:
                         if self.on_message is not None:
                             result = self.on_message(s.topic, s.payload, s.qos, pid)
-                            if result is not None:
+                            if result is False:
+                                pid = 0  # the owner calls acknowledge(pid) later
+                            elif result is not None:
                                 await result
                         if pid:
                             self._acknowledge(pid)
@@ -373,6 +376,8 @@ class MQTTClient:
                     break
                 else:
                     await self._event(event)
+            if self._error is not None:  # a write of ours has failed meanwhile
+                raise self._error
             turns += 1
             if turns == _READS:
                 turns = 0
@@ -419,7 +424,9 @@ class MQTTClient:
                 sink, self._sink = self._sink, None
                 if sink is not None:
                     result = sink.close()
-                    if result is not None:
+                    if result is False:
+                        self._large_pid = 0  # as for small messages
+                    elif result is not None:
                         await result
                 if self._large_pid:
                     self._acknowledge(self._large_pid)
@@ -477,9 +484,12 @@ class MQTTClient:
         except (OSError, ValueError) as error:
             link = self._link
             self._drop(link.explain(error) if hasattr(link, "explain") else error)
-            if asyncio.current_task() is self._task:
-                raise
             return None
+
+    def acknowledge(self, pid: int) -> None:
+        """Send the PUBACK that a handler held back by returning False."""
+        if self.connected.is_set():
+            self._acknowledge(pid)
 
     def _acknowledge(self, pid: int) -> None:
         if self._write is None or self._acks:
