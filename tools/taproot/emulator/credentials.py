@@ -99,7 +99,8 @@ def check_token(
         raise Refused("token is for another resource")
     if token.expiry + skew <= now:
         raise Refused("token has expired")
-    if not any([token.signed_by(key) for key in keys]):  # a list: every key is tried
+    matches = sum(token.signed_by(key) for key in keys)  # every key is tried
+    if not matches:
         raise Refused("signature does not match")
     return token
 
@@ -142,7 +143,7 @@ def check_dates(der: bytes, now: float) -> None:
         cert = x509.load_der_x509_certificate(der)
     except ValueError:
         raise Refused("the certificate cannot be read") from None
-    moment = dt.datetime.fromtimestamp(now, dt.timezone.utc)
+    moment = dt.datetime.fromtimestamp(now, dt.UTC)
     if moment < cert.not_valid_before_utc:
         raise Refused("the certificate is not yet valid")
     if moment > cert.not_valid_after_utc:
@@ -162,7 +163,7 @@ def check_chain(ders: Sequence[bytes], roots: Sequence[x509.Certificate], now: f
     verifier = (
         PolicyBuilder()
         .store(Store(list(roots)))
-        .time(dt.datetime.fromtimestamp(now, dt.timezone.utc).replace(tzinfo=None))
+        .time(dt.datetime.fromtimestamp(now, dt.UTC).replace(tzinfo=None))
         .max_chain_depth(MAX_CHAIN)
         .extension_policies(ee_policy=ExtensionPolicy.permit_all(), ca_policy=authority)
         .build_client_verifier()

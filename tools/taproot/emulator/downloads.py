@@ -79,10 +79,9 @@ class Download:
         tag = self.tag
         if tag:
             out["ETag"] = tag
-        wanted = asked.get("if-match")
-        if wanted and not self.ignore_if_match and wanted != "*":
-            if tag not in [part.strip() for part in wanted.split(",")]:
-                return Answer(412, out)
+        wanted = [part.strip() for part in asked.get("if-match", "*").split(",")]
+        if "*" not in wanted and tag not in wanted and not self.ignore_if_match:
+            return Answer(412, out)
         out["Content-Type"] = self.content_type
         if self.ranges:
             out["Accept-Ranges"] = "bytes"

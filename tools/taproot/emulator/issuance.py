@@ -79,7 +79,7 @@ class Issuer:
         if curve not in self.curves:
             allowed = " or ".join(self.curves)
             raise BadRequest("UnsupportedKey", f"The CSR's key must be EC {allowed}")
-        start = dt.datetime.fromtimestamp(int(now), dt.timezone.utc)
+        start = dt.datetime.fromtimestamp(int(now), dt.UTC)
         leaf = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))

@@ -316,7 +316,7 @@ class _Parser:
             self.at += 2
             if aggregate == "count":
                 self.take("op", "*")
-                expression: Expression = lambda doc: 1  # noqa: E731
+                expression: Expression = lambda doc: 1
             else:
                 expression = self.expression()
             self.need("op", ")")

@@ -184,7 +184,7 @@ class RecoveryServer:
     async def _rest(reader: asyncio.StreamReader) -> bytes:
         try:
             return await asyncio.wait_for(reader.read(MAX_REQUEST), 0.02)
-        except (asyncio.TimeoutError, TimeoutError):
+        except TimeoutError:
             return b""
 
     async def _answer(self, writer: asyncio.StreamWriter, request: Request, route: Route) -> None:
