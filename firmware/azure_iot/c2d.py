@@ -1,70 +1,102 @@
 """Cloud-to-device messages (and module inputs): acknowledged only when the application took them.
 
-Responsible for: handing a message on and holding its PUBACK back until then. Not for: MQTT.
-Source: azure-docs "Send cloud-to-device messages": a message leaves the hub's queue at PUBACK.
+Responsible for: handing messages on in order and holding each PUBACK back until then. Not for:
+MQTT. Source: azure-docs "Send cloud-to-device messages": a message leaves the hub at PUBACK.
 
-Theory of operation. `on_message` returns a coroutine; the MQTT client acknowledges once it ends
-well. If it raises, nothing is acknowledged, and the hub sends the message again with the next
-connection: at least once, so an application that must not act twice looks at `message_id`.
+Theory of operation. A message waits in the inbox; whoever takes it accepts it by returning from
+the handler, or by asking an iterator for the next one. Then its PUBACK goes out. If the connection
+ends first, the hub sends everything unacknowledged again: what still waited here is forgotten, and
+a message that was being handled is recognised when it comes back, so it is not handled twice.
+After a restart of the device it may be: at least once, look at `message_id`.
 """
 
 import asyncio
 
-from . import hub
-from .errors import QueueFullError
+from . import hub, log
 from .inbox import Inbox
 
-HELD = 0
-ACCEPTED = 1
-DROPPED = 2
 
+class _Held:
+    """One message on its way to the application."""
 
-class _Waiting:
-    def __init__(self, message: "hub.Message") -> None:
+    def __init__(self, message: "hub.Message", pid: int, mark: tuple) -> None:
         self.message = message
-        self.event = asyncio.Event()
-        self.state = HELD
-
-    def settle(self, state: int) -> None:
-        if self.state == HELD:
-            self.state = state
-            self.event.set()
+        self.pid = pid  # 0: the connection it came over has ended
+        self.mark = mark
 
 
 class C2D:
-    """The way of messages to one handler, or to whoever iterates."""
+    """The way of messages to one handler, or to whoever iterates; `acknowledge(pid)` is MQTT's."""
 
-    def __init__(self, inbox_size: int) -> None:
+    def __init__(self, inbox_size: int, acknowledge: object) -> None:
         self.handler = None
         self.inbox = Inbox(inbox_size)
+        self._acknowledge = acknowledge
+        self._open = []
+        self._done = []
+        self._worker = None
 
-    def on_message(self, found: tuple, data: bytes) -> object:
-        """Take what `hub.parse` found; return the coroutine that PUBACK waits for."""
+    def on_message(self, found: tuple, data: bytes, pid: int) -> "bool | None":
+        """Take what `hub.parse` found; False: the PUBACK comes later."""
+        mark = (found[-1], data)
+        if mark in self._done:
+            self._done.remove(mark)
+            return None
         message = hub.message_from_bag(found[-1], data)
         if found[0] == hub.INPUT:
             message.input_name = found[1]
-        if self.handler is not None:
-            return self.handler(message)
-        return self._wait(_Waiting(message))
-
-    async def _wait(self, waiting: _Waiting) -> None:
-        dropped = self.inbox.put(waiting)
+        held = _Held(message, pid, mark)
+        self._open.append(held)
+        dropped = self.inbox.put(held)
         if dropped is not None:
-            dropped.settle(DROPPED)
-        await waiting.event.wait()
-        if waiting.state == DROPPED:
-            raise QueueFullError("too many cloud-to-device messages wait for the application")
+            # Not acknowledged: the hub keeps it and sends it again with the next connection.
+            self._open.remove(dropped)
+        if self.handler is not None and self._worker is None:
+            self._worker = asyncio.create_task(self._work())
+        return False
+
+    def on_disconnected(self) -> None:
+        """Forget what nobody took yet; the hub sends it again."""
+        while self.inbox.get_nowait() is not None:
+            continue
+        held = self._open
+        self._open = []
+        for one in held:
+            one.pid = 0
+
+    def accept(self, held: _Held) -> None:
+        """Acknowledge, or remember it for when it comes again."""
+        if held in self._open:
+            self._open.remove(held)
+            if held.pid:
+                self._acknowledge(held.pid)
+        else:
+            self._done.append(held.mark)
+            if len(self._done) > 4:
+                self._done.pop(0)
+
+    async def _work(self) -> None:
+        while True:
+            held = await self.inbox.get()
+            try:
+                await self.handler(held.message)
+            except Exception as error:
+                log.error("the message handler failed: %s", repr(error))
+                if held in self._open:
+                    self._open.remove(held)
+                continue
+            self.accept(held)
 
     def messages(self) -> "Messages":
         """Give an iterator over messages."""
-        return Messages(self.inbox)
+        return Messages(self)
 
 
 class Messages:
     """`async for message in client.c2d_messages()`; the next step accepts the last message."""
 
-    def __init__(self, inbox: Inbox) -> None:
-        self._inbox = inbox
+    def __init__(self, owner: C2D) -> None:
+        self._owner = owner
         self._last = None
 
     def __aiter__(self) -> "Messages":
@@ -72,11 +104,12 @@ class Messages:
 
     async def __anext__(self) -> "hub.Message":
         self.accept()
-        self._last = await self._inbox.__anext__()
+        self._last = await self._owner.inbox.__anext__()
         return self._last.message
 
     def accept(self) -> None:
         """Accept the last message now, before asking for the next."""
-        if self._last is not None:
-            self._last.settle(ACCEPTED)
-            self._last = None
+        last = self._last
+        self._last = None
+        if last is not None:
+            self._owner.accept(last)

@@ -52,7 +52,7 @@ class IoTHubDeviceClient:
     Options, keyword only: trust= or roots= (whom to trust), clock=, update_agent=True (react to
     the desired property `trust`), port=8883, websocket=False, product_info=, model_id=,
     sas_life_s=3600, keepalive_s=240, window=8, max_pending=64, max_pending_bytes=65536,
-    inbox_size=16, twin_timeout_s=30, deadlines=, backoff=, fleet_size_hint=1000, will= (Message),
+    inbox_size=16, max_inbound=65536, twin_timeout_s=30, deadlines=, backoff=, fleet_size_hint=1000, will= (Message),
     profile= (TLSProfile).
     """
 
@@ -67,6 +67,7 @@ class IoTHubDeviceClient:
         update_agent: bool = True,
         twin_timeout_s: int = 30,
         inbox_size: int = 16,
+        max_inbound: int = 65536,
         will: "Message | None" = None,
         keepalive_s: int = 240,
         clean_session: bool = False,
@@ -79,7 +80,7 @@ class IoTHubDeviceClient:
         self.clock = clock or default()
         self.trust = trust
         self._base = hub.base_topic(identity.device_id, identity.module_id)
-        self._options = (twin_timeout_s * 1000, inbox_size)
+        self._options = (twin_timeout_s * 1000, inbox_size, max_inbound)
         self._link = HubLink(
             identity,
             credential,
@@ -105,6 +106,7 @@ class IoTHubDeviceClient:
             **options,
         )
         self._mqtt.on_message = self._on_message
+        self._mqtt.on_large = self._on_large
         self._mqtt.on_connected = self._on_connected
         self._mqtt.on_disconnected = self._on_disconnected
         self._mqtt.on_connect_failed = self._on_connect_failed
@@ -219,7 +221,11 @@ class IoTHubDeviceClient:
     shutdown = disconnect
 
     async def __aenter__(self) -> "IoTHubDeviceClient":
-        await self.connect()
+        try:
+            await self.connect()
+        except BaseException:
+            await self.disconnect()
+            raise
         return self
 
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
@@ -231,12 +237,13 @@ class IoTHubDeviceClient:
             log.info("the bundle on trial is confirmed")
         self._event("connected", session_present)
         self._end_settling()
-        if not session_present:
-            self._subscribed.clear()
         self._settling = asyncio.create_task(self._settle())
 
     def _on_disconnected(self, error: "Exception | None") -> None:
+        self._link.accepted()  # CONNACK 0 did come, even if `_on_connected` had no time to run
         self._end_settling()
+        if self._c2d is not None:
+            self._c2d.on_disconnected()
         if self._twin is not None:
             self._twin.on_disconnected()
         self._event("disconnected", error)
@@ -322,7 +329,9 @@ class IoTHubDeviceClient:
                 "a message of %d bytes, the hub takes %d" % (len(message.data), hub.MAX_D2C), 413
             )
         topic = hub.events_topic(self._base, message.bag())
-        await self._mqtt.publish(topic, message.data, 1, wait=wait)
+        number = await self._mqtt.publish(topic, message.data, 1, wait=wait)
+        if wait:
+            await self._mqtt.delivered(number)
 
     # Twin
 
@@ -383,7 +392,7 @@ class IoTHubDeviceClient:
         if self._c2d is None:
             from .c2d import C2D
 
-            self._c2d = C2D(self._options[1])
+            self._c2d = C2D(self._options[1], self._mqtt.acknowledge)
         return self._c2d
 
     def on_c2d(self, handler: "Callable") -> None:
@@ -412,11 +421,15 @@ class IoTHubDeviceClient:
                 self._settling = asyncio.create_task(self._settle())
 
     async def _subscribe(self) -> None:
-        """Subscribe to what is wanted and not there yet."""
+        """Subscribe to what is wanted and not there yet; MQTTClient does it again by itself.
+
+        Only messages that must not be lost come at QoS 1, so their PUBACKs may wait for the
+        application and still keep their order (MQTT-4.6.0-2).
+        """
         async with self._lock:
             for name in self._filters:
                 if name not in self._subscribed:
-                    await self._mqtt.subscribe(name)
+                    await self._mqtt.subscribe(name, 0 if name.startswith("$") else 1)
                     self._subscribed.append(name)
 
     # Inbound
@@ -424,7 +437,7 @@ class IoTHubDeviceClient:
     def _on_message(
         self, topic: str, payload: "memoryview | bytes", qos: int, pid: int
     ) -> "object | None":
-        """Hand one message on; a coroutine result holds back PUBACK until it is done."""
+        """Hand one message on; False holds its PUBACK back until the application took it."""
         found = hub.parse(topic, self._base)
         kind = found[0]
         if kind == hub.TWIN_RESULT and self._twin is not None:
@@ -435,10 +448,19 @@ class IoTHubDeviceClient:
         elif kind == hub.METHOD and self._methods is not None:
             self._methods.on_request(found[1], found[2], bytes(payload))
         elif kind in (hub.C2D, hub.INPUT) and self._c2d is not None:
-            return self._c2d.on_message(found, bytes(payload))
+            return self._c2d.on_message(found, bytes(payload), pid)
         else:
             log.warning("a message on a topic nobody asked for")
         return None
+
+    def _on_large(self, topic: str, size: int, qos: int, pid: int) -> "object | None":
+        """Collect a message larger than the input buffer, up to the inbound limit."""
+        if size > self._options[2]:
+            log.error("a message of %d bytes is over the inbound limit: dropped", size)
+            return None
+        from .large import Collector
+
+        return Collector(size, lambda body: self._on_message(topic, body, qos, pid))
 
     async def _refresh_twin(self) -> None:
         try:
