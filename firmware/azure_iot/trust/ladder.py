@@ -175,7 +175,20 @@ class Ladder:
             found.append(self._of_slot("trial", state.trial, use))
         return [attempt for attempt in found if attempt is not None and len(attempt.roots)]
 
-    def _of_slot(self, source: str, slot: "Slot", use: str) -> Attempt | None:
+    def carried(self) -> list:
+        """Return an attempt over every bundle held, whatever its use, for probes: none is spent."""
+        state = self.store.state
+        found = [
+            self._of_slot("probe", slot, None)
+            for slot in (state.good, state.trial)
+            if slot is not None
+        ]
+        factory = self.store.factory
+        roots = RootSet(factory.bundle(), factory.der, None, state.distrust)
+        found.append(Attempt("probe", roots, "", 0, None))
+        return [attempt for attempt in found if attempt is not None]
+
+    def _of_slot(self, source: str, slot: "Slot", use: "str | None") -> Attempt | None:
         facts = self.store.facts(slot)
         if facts is None:
             return None

@@ -22,6 +22,7 @@ TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
     from azure_iot.clock import Clock
 
+    from .recovery import Recovery
     from .rsa import Verifier
     from .sources import Source
     from .store import Store
@@ -53,6 +54,7 @@ class TrustManager(Ladder):
         if verifier is not None:
             store.verifier = verifier
         self.probes: list = []
+        self.recovery: Recovery | None = None  # set by the agent
         store.load()
         if store.error is not None:
             self._note(store.error)
@@ -156,6 +158,10 @@ class TrustManager(Ladder):
             if url not in urls:
                 urls.append(url)
         return urls
+
+    def next_recovery_ms(self) -> int | None:
+        """Return when the agent should run recovery; None while it may not (recovery.py, G1)."""
+        return self.recovery.due_ms() if self.recovery is not None else None
 
     def note_probe(self, result: dict) -> None:
         """Keep the last probe result per root and host."""

@@ -17,17 +17,21 @@ if TYPE_CHECKING:
 
 
 class RootSet:
-    """The roots of a bundle that serve one use.
+    """The roots of a bundle that serve one use (None: any).
 
     `roots(issuer)` returns the DERs whose subject is the raw name `issuer` (RFC 5280 section 7.1
     comparison); `for der in roots`, or `roots(b"")`, reads all, one after the other;
     `get(sha256)` reads one.
     """
 
-    def __init__(self, bundle: "Bundle", read: "Callable", use: str, distrust: list) -> None:
+    def __init__(
+        self, bundle: "Bundle", read: "Callable", use: "str | None", distrust: list
+    ) -> None:
         self._read = read
         self._roots = [
-            root for root in bundle.roots if use in root.uses and root.sha256 not in distrust
+            root
+            for root in bundle.roots
+            if (use is None or use in root.uses) and root.sha256 not in distrust
         ]
 
     def __len__(self) -> int:
