@@ -15,7 +15,7 @@ import signal
 import time
 from pathlib import Path
 
-from tools.setup import packages, progress, sources, stock
+from tools.setup import packages, progress, sdk, sources, stock
 from tools.setup.builds import Builder
 from tools.setup.machine import Machine
 from tools.setup.stamps import Lock, Stamps, sweep
@@ -67,7 +67,8 @@ def _set_up(machine: Machine, lock: int) -> bool:
     has_sources = not debian or stamps.fresh("sources", sources.key_of_debian())
     stale_python = environment.stale()
     stale_stock = debian and not stock.fresh(stamps)
-    if has_sources and not (stale_python or stale_stock or packages.missing_judges(machine)):
+    stale_judges = packages.missing_judges(machine) or not sdk.fresh(machine.root, stamps)
+    if has_sources and not (stale_python or stale_stock or stale_judges):
         found = sources.prepare(machine, stamps, lock)
         if builder.mpy_cross_fresh(found) and not builder.stale(found):
             return False
@@ -88,6 +89,7 @@ def _set_up(machine: Machine, lock: int) -> bool:
     if stale_stock:
         stock.make(machine, stamps, lock)
     environment.make(stale_python)
+    sdk.prepare(machine.root, stamps, lock)
     return True
 
 

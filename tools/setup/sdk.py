@@ -29,13 +29,23 @@ def python(root: Path) -> Path:
     return root / ".build" / NAME / "bin" / "python"
 
 
+def _key(root: Path) -> str:
+    here = root / "tools" / "setup"
+    return digest_of(sys.version, str(root), digest_of_files(here, locks(here)))
+
+
+def fresh(root: Path, stamps: Stamps) -> bool:
+    """True when the venv is whole and of these lock files."""
+    return stamps.fresh(NAME, _key(root))
+
+
 def prepare(root: Path, stamps: Stamps, keep_lock: int | None = None) -> None:
     """Make the venv unless it is already whole."""
     here = root / "tools" / "setup"
     wanted = locks(here)
-    key = digest_of(sys.version, digest_of_files(here, wanted))
-    if stamps.fresh(NAME, key):
+    if fresh(root, stamps):
         return
+    key = _key(root)
     with step("sdk", "the official Azure SDK for Python, as a judge") as note:
         stamps.drop(NAME)
         folder = root / ".build" / NAME
