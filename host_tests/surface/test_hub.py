@@ -1,0 +1,128 @@
+"""The hub client against the emulator: telemetry, twin, methods, C2D."""
+
+from support.surface import outputs
+
+TELEMETRY = """
+from azure_iot import IoTHubDeviceClient, Message
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    async with client:
+        await client.send_message(b"\\x00\\x01raw")
+        await client.send_message("text", {"a b": "c/d?", "n": None, "e": ""})
+        await client.send_message({"t": 21.5}, {"alert": "no"})
+        await client.send_message(Message("x", message_id="m 1", correlation_id="c&1",
+            component_name="thermo", content_type="text/plain"))
+        out(client.tls["version"], repr(client))
+asyncio.run(main())
+"""
+
+
+def test_telemetry_arrives_with_exact_properties(device, emu):
+    assert device.run(TELEMETRY, "tele")[0][0] == "TLSv1.2"
+    raw, text, body, full = emu.messages("tele")
+    assert raw.body == b"\x00\x01raw"
+    assert text.body == b"text"
+    assert text.properties == {"a b": "c/d?", "n": None, "e": ""}
+    assert body.body in (b'{"t": 21.5}', b'{"t":21.5}')
+    assert body.properties == {"alert": "no"}
+    assert body.system["content-type"] == "application/json" and body.system["content-encoding"] == "utf-8"
+    assert full.system["message-id"] == "m 1" and full.system["correlation-id"] == "c&1"
+
+
+TWIN = """
+from azure_iot import IoTHubDeviceClient, ServiceError
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    async with client:
+        twin = await client.get_twin()
+        out("twin", twin)
+        version = await client.patch_twin_reported_properties({"fw": "1.2", "n": {"a": 1}})
+        out("patched", version)
+        out("patched", await client.patch_twin_reported_properties({"n": None}))
+        changes = client.desired_properties()
+        async for change in changes:
+            out("desired", change.patch, change.version, change.complete)
+            if change.patch.get("stop"):
+                break
+asyncio.run(main())
+"""
+
+
+def test_twin_get_patch_and_desired_changes_in_order(device, emu):
+    with device.start(TWIN, "twin") as process:
+        process.wait_for('["patched", 3]', 20)
+        for step in range(5):
+            emu.patch_desired("twin", {"step": step})
+        emu.patch_desired("twin", {"stop": True})
+        assert process.wait(20) == 0, process.text
+    reported = emu.twin("twin")["properties"]["reported"]
+    assert reported["fw"] == "1.2" and "n" not in reported
+    seen = [o for o in outputs(process.output) if o[0] == "desired"]
+    assert [o[1].get("step") for o in seen if "step" in o[1]] == [0, 1, 2, 3, 4]
+    assert [o[2] for o in seen] == sorted({o[2] for o in seen})
+
+
+METHODS = """
+from azure_iot import IoTHubDeviceClient
+async def blink(payload):
+    return 200, {"blinked": payload["times"]}
+async def broken(payload):
+    raise ValueError("secret detail")
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    client.on_method("blink", blink)
+    client.on_method("broken", broken)
+    async with client:
+        await client.get_twin()
+        out("ready")
+        async for request in client.method_requests():
+            out(request.name, request.payload)
+            await request.respond(204)
+            if request.name == "stop":
+                await asyncio.sleep(0.2)
+                break
+asyncio.run(main())
+"""
+
+
+def test_direct_methods_answer_with_status_and_body(device, emu):
+    with device.start(METHODS, "meth") as process:
+        process.wait_for("ready", 20)
+        answer = emu.invoke_method("meth", "blink", {"times": 3}, timeout_s=10)
+        assert (answer.status, answer.payload) == (200, {"blinked": 3})
+        answer = emu.invoke_method("meth", "broken", None, timeout_s=10)
+        assert answer.status == 500 and "secret" not in str(answer.payload)
+        answer = emu.invoke_method("meth", "other", [1, 2], timeout_s=10)
+        assert (answer.status, answer.payload) == (204, None)
+        emu.invoke_method("meth", "stop", None, timeout_s=10)
+        assert process.wait(10) == 0, process.text
+
+
+C2D = """
+from azure_iot import IoTHubDeviceClient
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    async with client:
+        out("ready")
+        async for message in client.c2d_messages():
+            out(message.data.decode(), message.properties, message.message_id)
+            if message.data == b"hold":
+                await asyncio.sleep(0.5)
+                out("held")
+            if message.data == b"stop":
+                break
+        await asyncio.sleep(0.2)
+asyncio.run(main())
+"""
+
+
+def test_c2d_is_acknowledged_after_the_application_took_it(device, emu):
+    with device.start(C2D, "c2d") as process:
+        process.wait_for("ready", 20)
+        emu.send_c2d("c2d", b"one", {"a": "1 2", "n": None, "e": ""})
+        emu.send_c2d("c2d", b"hold")
+        emu.send_c2d("c2d", b"stop")
+        assert process.wait(20) == 0, process.text
+    seen = [o for o in outputs(process.output) if len(o) == 3]
+    assert [o[0] for o in seen] == ["one", "hold", "stop"]
+    assert seen[0][1] == {"a": "1 2", "n": None, "e": ""}
