@@ -416,7 +416,8 @@ class IoTHubDeviceClient:
         """Subscribe now if connected, and after every connection without a session."""
         if name not in self._filters:
             self._filters.append(name)
-            if self.connected.is_set():
+            # When the settling task itself wants a filter, its next request subscribes to it.
+            if self.connected.is_set() and self._settling is not asyncio.current_task():
                 self._end_settling()
                 self._settling = asyncio.create_task(self._settle())
 
