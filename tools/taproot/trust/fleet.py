@@ -66,9 +66,7 @@ class Fleet:
         keyset = KeySet(
             name, 1, when, _role(root_threshold, root_keys), _role(bundle_threshold, bundle_keys)
         )
-        fleet = cls(
-            name, root_keys, bundle_keys, root_threshold, bundle_threshold, when, keyset
-        )
+        fleet = cls(name, root_keys, bundle_keys, root_threshold, bundle_threshold, when, keyset)
         fleet.keysets.append(fleet.sign_keyset(keyset, root_keys[:root_threshold]))
         return fleet
 
@@ -183,9 +181,7 @@ class Fleet:
     ) -> str:
         """Return the text of `trust_factory.py` with the current key-set as bootstrap."""
         when = self.issued if build_date is None else build_date
-        return factory.managed(
-            self.name, self.keyset_jws(), bundle, when, recovery, demo=True
-        )
+        return factory.managed(self.name, self.keyset_jws(), bundle, when, recovery, demo=True)
 
     def write_keys(self, directory: Path, passphrase: bytes | None = None) -> None:
         """Write every key into a directory of the run, private halves mode 0600."""

@@ -19,6 +19,7 @@ from typing import Any
 from taproot.console import PromiseFailed
 from taproot.trust.package import MAX_KEYSETS
 from taproot.trust.roots import Catalogue, describe
+from taproot.trust.status import heard
 from taproot.trust.workspace import Settings
 
 PROBE_AGE = 7 * 86400
@@ -79,7 +80,7 @@ def examine(bundle: dict[str, Any], situation: Situation) -> list[Finding]:
     return [
         *_removed(bundle, situation),
         *_floor(bundle, situation),
-        *_walk(situation),
+        *walk_findings(situation),
         *_expiry(bundle, situation),
         *_uses(bundle, situation),
         *_catalogue(bundle, situation),
@@ -132,9 +133,9 @@ def _proofs(device: dict[str, Any], at: int) -> dict[str, int]:
         fresh = isinstance(probe.get("at"), int) and at - probe["at"] <= PROBE_AGE
         if probe.get("result") == "ok" and fresh:
             found[str(probe.get("root"))] = probe["at"]
-    reported = device.get("reported_at") or 0
-    if trust.get("via") and at - reported <= PROBE_AGE:
-        found[str(trust["via"])] = reported
+    last = heard(device)
+    if trust.get("via") and at - last <= PROBE_AGE:
+        found[str(trust["via"])] = last
     return found
 
 
@@ -149,9 +150,7 @@ def _removed(bundle: dict[str, Any], s: Situation) -> list[Finding]:
     names = ", ".join(f"{r['note']} ({r['sha256'][:16]})" for r in gone)
     if s.status is None or s.at - int(s.status.get("at", 0)) > PROBE_AGE:
         age = "there is no status" if s.status is None else "the last status is over 7 days old"
-        return [
-            Finding("no-status", f'{names} goes away, and {age}: run "taproot trust status"')
-        ]
+        return [Finding("no-status", f'{names} goes away, and {age}: run "taproot trust status"')]
     found = []
     for root in gone:
         users = users_of(root["sha256"], s.devices, s.at)
@@ -190,9 +189,7 @@ def _floor(bundle: dict[str, Any], s: Situation) -> list[Finding]:
         if int((d.get("trust") or {}).get("version") or 0) >= version
         and int((d.get("trust") or {}).get("key_version") or 0) >= bundle["key_version"]
     ]
-    below = [
-        d["id"] for d in s.devices if int((d.get("trust") or {}).get("floor") or 0) > version
-    ]
+    below = [d["id"] for d in s.devices if int((d.get("trust") or {}).get("floor") or 0) > version]
     if below:
         text = f"version {version} is below the floor of {len(below)} devices"
         found.append(Finding("below-floor", text, tuple(below)))
@@ -213,7 +210,8 @@ def _floor(bundle: dict[str, Any], s: Situation) -> list[Finding]:
     return found
 
 
-def _walk(s: Situation) -> list[Finding]:
+def walk_findings(s: Situation) -> list[Finding]:
+    """Say when the oldest bootstrap in the field is too far from the present key-set."""
     steps = s.key_version - s.settings.oldest_bootstrap
     if steps <= MAX_KEYSETS:
         return []

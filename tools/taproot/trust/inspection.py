@@ -153,29 +153,10 @@ def _root_facts(der: bytes, catalogue: Catalogue) -> dict[str, Any]:
 
 
 def _findings(found: dict[str, Any], at: int) -> list[str]:
-    notes = []
-    for keyset in found["keysets"]:
-        for name, role in keyset["roles"].items():
-            if role["threshold"] == 1:
-                notes.append(
-                    f"key-set {keyset['version']}: role {name} has threshold 1; whoever holds "
-                    "one key decides alone"
-                )
-        shared = {k["kid"] for k in keyset["roles"]["root"]["keys"]} & {
-            k["kid"] for k in keyset["roles"]["bundle"]["keys"]
-        }
-        if shared:
-            notes.append(f"key-set {keyset['version']}: {len(shared)} keys serve both roles")
     bundle = found["bundle"]
-    roots = found.get("roots") or (bundle["roots"] if bundle else [])
-    for root in roots:
-        name = root.get("note") or root["subject"]
-        if root["not_after"] <= at:
-            notes.append(f"root {name} has expired")
-        elif root["not_after"] - at < _SOON:
-            notes.append(f"root {name} expires on {day(root['not_after'])}")
-        if root["catalogue"] == "retired":
-            notes.append(f"root {name} is retired")
+    notes = [note for keyset in found["keysets"] for note in _keyset_findings(keyset)]
+    for root in found.get("roots") or (bundle["roots"] if bundle else []):
+        notes += _root_findings(root, at)
     if bundle:
         if bundle["expires"] <= at:
             notes.append(f"the bundle expired on {day(bundle['expires'])}: no device installs it")
@@ -185,6 +166,30 @@ def _findings(found: dict[str, Any], at: int) -> list[str]:
             notes.append("no recovery URL: a stranded device is reached only by hand")
     if found["kind"] == "factory" and found["state"] == "unmanaged":
         notes.append("unmanaged: no over-the-air update will ever be possible")
+    return notes
+
+
+def _keyset_findings(keyset: dict[str, Any]) -> list[str]:
+    roles = keyset["roles"]
+    notes = [
+        f"key-set {keyset['version']}: role {name} has threshold 1; whoever holds one key "
+        "decides alone"
+        for name, role in roles.items()
+        if role["threshold"] == 1
+    ]
+    kids = [{k["kid"] for k in roles[name]["keys"]} for name in ("root", "bundle")]
+    if kids[0] & kids[1]:
+        notes.append(f"key-set {keyset['version']}: {len(kids[0] & kids[1])} keys in both roles")
+    return notes
+
+
+def _root_findings(root: dict[str, Any], at: int) -> list[str]:
+    name = root.get("note") or root["subject"]
+    notes = [f"root {name} is retired"] if root["catalogue"] == "retired" else []
+    if root["not_after"] <= at:
+        notes.append(f"root {name} has expired")
+    elif root["not_after"] - at < _SOON:
+        notes.append(f"root {name} expires on {day(root['not_after'])}")
     return notes
 
 
@@ -265,13 +270,18 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, str]]
                     row(name, "removed", value)
     elif a or b:
         row("bundle", "added" if b else "removed", "a bundle on one side only")
-    ka, kb = ({k["version"]: k for k in d["keysets"]} for d in (old, new))
-    for version in sorted({*ka, *kb}):
-        if version not in ka or version not in kb:
-            row("key-set", "added" if version in kb else "removed", f"key-set {version}")
-        elif ka[version]["payload_sha256"] != kb[version]["payload_sha256"]:
-            row("key-set", "changed", f"key-set {version} has another payload")
+    _keysets_difference(old["keysets"], new["keysets"], row)
     return rows
+
+
+def _keysets_difference(old: list[Any], new: list[Any], row: Any) -> None:
+    before, after = ({k["version"]: k for k in listed} for listed in (old, new))
+    for version in sorted({*before, *after}):
+        if version not in before or version not in after:
+            change = "added" if version in after else "removed"
+            row("key-set", change, f"key-set {version}")
+        elif before[version]["payload_sha256"] != after[version]["payload_sha256"]:
+            row("key-set", "changed", f"key-set {version} has another payload")
 
 
 def _roots_difference(a: dict[str, Any], b: dict[str, Any], row: Any) -> None:

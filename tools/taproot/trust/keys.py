@@ -135,7 +135,7 @@ def read_passphrase(path: Path | None) -> bytes | None:
     """Return the first line of a passphrase file, or None when there is no file."""
     if path is None:
         return None
-    lines = _read(path).splitlines()
+    lines = read_file(path).splitlines()
     if not lines or not lines[0]:
         raise KeyFailed(f"{path} holds no passphrase on its first line")
     return lines[0]
@@ -143,12 +143,14 @@ def read_passphrase(path: Path | None) -> bytes | None:
 
 def read_private(path: Path, passphrase: bytes | None = None) -> SigningKey:
     """Read a private key; its algorithm comes from the public file beside it, if any."""
-    data = _read(path)
+    data = read_file(path)
     try:
         private = serialization.load_pem_private_key(data, password=passphrase)
     except TypeError:
-        wants = "needs a passphrase: --passphrase-file FILE" if passphrase is None else (
-            "is not encrypted; leave --passphrase-file away"
+        wants = (
+            "needs a passphrase: --passphrase-file FILE"
+            if passphrase is None
+            else ("is not encrypted; leave --passphrase-file away")
         )
         raise KeyFailed(f"{path} {wants}") from None
     except (ValueError, UnsupportedAlgorithm):
@@ -169,7 +171,7 @@ def read_private(path: Path, passphrase: bytes | None = None) -> SigningKey:
 
 def read_public(path: Path, alg: str = "PS256") -> PublicKey:
     """Read a public key: our JWK file, a public-key PEM, or a certificate holding it."""
-    data = _read(path)
+    data = read_file(path)
     if data.lstrip().startswith(b"{"):
         return _from_jwk(data, path)
     try:
@@ -218,7 +220,7 @@ def _check_numbers(n: int, e: int, where: str) -> None:
         raise KeyFailed(f"{where}: {bits} bits; devices accept 2048 to 4096 in steps of 8")
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as exc:

@@ -18,13 +18,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import taproot.device_modules  # noqa: F401  (puts micropython.const within reach)
 from azure_iot.errors import TrustError
-from azure_iot.trust import keyset as device_keyset
 from azure_iot.trust import jws as device_jws
+from azure_iot.trust import keyset as device_keyset
 from azure_iot.trust import rsa as device_rsa
 from azure_iot.trust import update as device_update
 from azure_iot.trust.sources import BytesSource
+
 from taproot import interpreters
 from taproot.console import UsageFailed
 from taproot.trust.signing import Envelope
