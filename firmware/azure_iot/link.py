@@ -7,11 +7,14 @@ each CONNECT, when the token is renewed. Not for: MQTT (mqtt/), the public inter
     MQTTClient(link.open, identity.client_id, credentials=link.login, …)
 """
 
+from hashlib import sha256
+
 from micropython import const
 
 from . import hub, log, sas
 from .errors import ClockError, ConnectionFailedError, CredentialError
-from .tls.context import TLSContext
+from .tls.context import TLSContext, default_profile
+from .tls.sessions import Sessions
 from .transport import open_tls
 
 TYPE_CHECKING = const(False)
@@ -46,6 +49,7 @@ class HubLink:
         product_info: str = "",
         model_id: str = "",
         sas_life_s: int = 3600,
+        sessions: "object | None" = None,
     ) -> None:
         if (trust is None) == (not roots):
             raise CredentialError(
@@ -56,7 +60,9 @@ class HubLink:
         self.clock = clock
         self.trust = trust
         self.roots = roots
-        self.profile = profile
+        # One profile for all attempts: it remembers what the host agreed to and what anchored it.
+        self.profile = profile or default_profile()
+        self.sessions = sessions or Sessions(clock, still_trusted=self._still_trusted)
         self.port = port
         self.websocket = websocket
         self.deadlines = deadlines
@@ -89,6 +95,10 @@ class HubLink:
                 roots,
                 profile=self.profile,
                 credential=None if self.uses_token else self.credential,
+                # A resumed handshake verifies nothing, so it could not confirm a trial.
+                sessions=None if attempt is not None and attempt.is_trial else self.sessions,
+                bundle=getattr(attempt, "version", None) or 0,
+                credential_id=self.identity.client_id,
             )
             context.clock_trusted = self.clock.synchronised
             transport = await self._connect(host, context)
@@ -99,7 +109,12 @@ class HubLink:
             # Cancelled: says nothing about the server, so a spent try is given back.
             self.failed(ConnectionFailedError("cancelled", "cancelled"))
             raise
-        self._remember(context, transport)
+        try:
+            self._remember(context, transport)
+        except BaseException:
+            # The root that anchors it was distrusted while the handshake ran.
+            await transport.close()
+            raise
         return transport
 
     async def _connect(self, host: str, context: TLSContext) -> "Transport":
@@ -124,6 +139,12 @@ class HubLink:
             self.trust.succeeded(
                 self.attempt, resumed=resumed, via=context.via, not_before=context.not_before
             )
+
+    def _still_trusted(self, root: bytes) -> bool:
+        """Tell whether the root that anchored a saved session may still do so."""
+        if self.attempt is not None:
+            return root in self.attempt.roots.digests()
+        return root in [sha256(der).digest() for der in self.roots or ()]
 
     def _check_clock(self) -> None:
         now = self.clock.unix_time()

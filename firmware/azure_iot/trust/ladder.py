@@ -151,7 +151,7 @@ class Ladder:
             self.store.spend_try()
         except StorageError as error:
             # Without a note on flash a crash would not count: work with what is good.
-            self._note(error)
+            self.note(error)
             return None
         attempt.spent = True
         return attempt
@@ -244,7 +244,7 @@ class Ladder:
             self.store.confirm(self.store.facts(trial), attempt.not_before or 0)
         except StorageError as error:
             # Still on trial, one try poorer; the connection itself is good.
-            self._note(error)
+            self.note(error)
             return False
         self._previous = None
         self.dps_probe_due = True
@@ -290,7 +290,7 @@ class Ladder:
         try:
             self.store.refund_try()
         except StorageError as error:
-            self._note(error)
+            self.note(error)
 
     def _count(self, attempt: Attempt) -> None:
         self.verdicts += 1
@@ -313,7 +313,7 @@ class Ladder:
         try:
             self.store.revert(why)
         except StorageError as error:
-            self._note(error)
+            self.note(error)
             return
         self._previous = None
         self.last_error = {
@@ -355,7 +355,7 @@ class Ladder:
             try:
                 self.store.raise_time_floor(unix_seconds)
             except StorageError as error:
-                self._note(error)
+                self.note(error)
 
     def authenticated_time(self, unix_seconds: int) -> bool:
         """Take a time from within a verified connection (T10).
@@ -388,7 +388,8 @@ class Ladder:
         if self.on_change is not None:
             self.on_change(reason)
 
-    def _note(self, error: Exception) -> None:
+    def note(self, error: Exception) -> None:
+        """Keep what went wrong last, for the report."""
         self.last_error = {
             "version": getattr(error, "version", 0),
             "code": getattr(error, "code", "STORAGE"),

@@ -57,7 +57,7 @@ class TrustManager(Ladder):
         self.recovery: Recovery | None = None  # set by the agent
         store.load()
         if store.error is not None:
-            self._note(store.error)
+            self.note(store.error)
 
     def install(self, source: "Source", channel: str = "url") -> int:
         """Verify a package and put its bundle on trial; return the bundle's version.
@@ -73,11 +73,11 @@ class TrustManager(Ladder):
                 )
             version, staged = self._install(source, channel)
         except RefusedError as error:
-            self._note(error)
+            self.note(error)
             raise
         except MemoryError as error:
             refusal = MemoryShortError("not enough memory to examine the package", error)
-            self._note(refusal)
+            self.note(refusal)
             raise refusal
         self.last_error = None
         if staged:

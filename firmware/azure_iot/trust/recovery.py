@@ -122,7 +122,7 @@ class Recovery:
             return await self._fetch(urls[attempts % len(urls)])
         except AzureIoTError as error:
             if not isinstance(error, RefusedError):
-                trust._note(DownloadError("recovery: %s" % error, error))
+                trust.note(DownloadError("recovery: %s" % error, error))
             raise
 
     async def _fetch(self, url: str) -> int:
