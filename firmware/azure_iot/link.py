@@ -124,9 +124,7 @@ class HubLink:
         from .websocket import upgrade
 
         try:
-            return await upgrade(
-                transport, host, self._random32, client_cert=not self.uses_token
-            )
+            return await upgrade(transport, host, self._random32, client_cert=not self.uses_token)
         except BaseException:
             await transport.close()
             raise

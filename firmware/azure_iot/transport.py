@@ -24,6 +24,7 @@ from azure_iot.errors import (
     ConnectionDroppedError,
     ConnectionFailedError,
     ProtocolError,
+    TrustError,
 )
 from micropython import const
 
@@ -225,9 +226,20 @@ async def open_tls(
 ) -> Transport:
     """Return a connection whose TLS handshake is done and verified by `context`.
 
-    Raises ConnectionFailedError, or what `context.explain` makes of a failed handshake.
+    Raises ConnectionFailedError, or what `context.explain` makes of a failed handshake. A context
+    that loaded too few roots for the presented chain says `retry`: then it is tried once more.
     """
     deadlines = deadlines or Deadlines()
+    context.port = port
+    try:
+        return await _open_once(host, port, context, deadlines)
+    except TrustError:
+        if not getattr(context, "retry", False):
+            raise
+    return await _open_once(host, port, context, deadlines)
+
+
+async def _open_once(host: str, port: int, context: "object", deadlines: "object") -> Transport:
     raw, address = await _connect(host, port, deadlines)
     transport = None
     try:
@@ -236,6 +248,8 @@ async def open_tls(
         except (OSError, ValueError) as error:
             raise context.explain(error)
         await asyncio.wait_for_ms(transport.handshake(), deadlines.tls_ms)
+        if hasattr(context, "finished"):
+            context.finished(transport.tls)
     except asyncio.TimeoutError:
         transport.abort()
         raise ConnectionFailedError(

@@ -1,0 +1,147 @@
+"""Keeps TLS sessions for resumption, bound to everything a resumed handshake does not check.
+
+Responsible for: which saved session may be offered to whom, and its form in RTC memory.
+Not for: getting or offering sessions (context.py), where the bytes rest (the `kv` object).
+
+A resumed handshake shows no certificate: mbedTLS checks neither host name, nor chain, nor dates
+again. So a session is bound to host, port, trust bundle, credential and profile, ends with the
+earliest certificate of its chain, and ends when the root that anchored it is no longer trusted.
+
+A session holds the master secret: it stays in RAM, or in RTC memory (which deep sleep keeps and
+power loss does not) through `kv`, never in flash. Form, at most 512 bytes: version 1, expiry 4,
+binding 16, root 32, session n, HMAC-SHA256 truncated to 16.
+"""
+
+from hashlib import sha256
+
+from micropython import const
+
+from ..sas import hmac_sha256
+
+TYPE_CHECKING = const(False)
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_VERSION = const(1)
+_HEAD = const(53)  # version, expiry, binding, root
+_MAC = const(16)
+_MAX_RECORD = const(512)
+_MAX_AGE_S = const(86400)
+_SLOTS = const(2)  # hub and DPS
+
+
+def binding(host: str, port: int, bundle: int, credential: str, profile: str) -> bytes:
+    """Return the digest of all a session belongs to; any change makes another digest."""
+    text = "%s\n%d\n%d\n%s\n%s" % (host, port, bundle, credential, profile)
+    return sha256(text.encode()).digest()[:16]
+
+
+class Sessions:
+    """Saved sessions, newest per binding. `kv` is RTC memory or None for RAM alone.
+
+    `mac_key`: secret of this device (its SAS key, for instance) that protects what rests in `kv`;
+    without one nothing is written there. `still_trusted(root)`: says whether the root with that
+    SHA-256 may still anchor a connection.
+    """
+
+    def __init__(
+        self,
+        clock: "object",
+        *,
+        kv: "object | None" = None,
+        mac_key: bytes = b"",
+        still_trusted: "Callable[[bytes], bool] | None" = None,
+        max_age_s: int = _MAX_AGE_S,
+    ) -> None:
+        self._clock = clock
+        self._kv = kv if mac_key else None
+        self._mac_key = mac_key
+        self._max_age_s = max_age_s
+        self.still_trusted = still_trusted
+        self._ram = {}
+        self.why_not_kept = ""
+
+    def put(self, bound: bytes, blob: bytes, root: bytes, not_after: int) -> bool:
+        """Keep a session of a fully verified connection; False when it cannot be kept.
+
+        `root` is the SHA-256 of the anchoring root, `not_after` the end of the chain's validity.
+        """
+        now = self._clock.unix_time()
+        expires = min(not_after, now + self._max_age_s)
+        if expires <= now or len(root) != 32 or expires >> 32:
+            self.why_not_kept = "no root or no validity known"
+            return False
+        record = bytes((_VERSION,)) + expires.to_bytes(4, "big") + bound + root + blob
+        if len(self._ram) >= _SLOTS and bound not in self._ram:
+            self._ram.clear()
+        self._ram[bound] = record
+        self.why_not_kept = ""
+        if self._kv is None:
+            return True
+        if len(record) + _MAC > _MAX_RECORD:
+            self.why_not_kept = (
+                "a session of %d bytes is too large for RTC memory; build with "
+                "CONFIG_MBEDTLS_SSL_KEEP_PEER_CERTIFICATE=n" % len(blob)
+            )
+            self._kv.delete(_name(bound))
+            return True
+        self._kv.set(_name(bound), record + self._seal(record))
+        return True
+
+    def get(self, bound: bytes) -> bytes | None:
+        """Return the session to offer, None when there is none that may be."""
+        record = self._ram.get(bound) or self._from_kv(bound)
+        if record is None:
+            return None
+        root = record[21:_HEAD]
+        now = self._clock.unix_time()
+        expires = int.from_bytes(record[1:5], "big")
+        # A saved age beyond the limit means the clock went back: do not trust either.
+        fresh = now < expires <= now + self._max_age_s
+        if not fresh or (self.still_trusted is not None and not self.still_trusted(root)):
+            self.drop(bound)
+            return None
+        self._ram[bound] = record
+        return record[_HEAD:]
+
+    def drop(self, bound: bytes) -> None:
+        """Forget one session."""
+        self._ram.pop(bound, None)
+        if self._kv is not None:
+            self._kv.delete(_name(bound))
+
+    def drop_all(self) -> None:
+        """Forget every session of this device that RAM knows; the others no longer match."""
+        for bound in list(self._ram):
+            self.drop(bound)
+
+    def root_of(self, bound: bytes) -> bytes | None:
+        """Return the SHA-256 of the root behind a saved session."""
+        record = self._ram.get(bound)
+        return record[21:_HEAD] if record else None
+
+    def expires_of(self, bound: bytes) -> int:
+        """Return the Unix time at which a saved session ends, 0 without one."""
+        record = self._ram.get(bound)
+        return int.from_bytes(record[1:5], "big") if record else 0
+
+    def _from_kv(self, bound: bytes) -> bytes | None:
+        if self._kv is None:
+            return None
+        sealed = self._kv.get(_name(bound))
+        if not sealed or not _HEAD + _MAC < len(sealed) <= _MAX_RECORD:
+            return None
+        record = sealed[:-_MAC]
+        differs = 0
+        for a, b in zip(self._seal(record), sealed[-_MAC:]):
+            differs |= a ^ b
+        if differs or record[0] != _VERSION or record[5:21] != bound:
+            return None
+        return bytes(record)
+
+    def _seal(self, record: bytes) -> bytes:
+        return hmac_sha256(self._mac_key, b"tls-session\x00" + record)[:_MAC]
+
+
+def _name(bound: bytes) -> str:
+    return "tls%02x%02x" % (bound[0], bound[1])
