@@ -96,6 +96,7 @@ def connect_packet(device, password, clean=True):
             return bytes(out) + body
 
 
+@pytest.mark.requirement("MQTT-6.0.0-1", "MQTT-6.0.0-3", "MQTT-6.0.0-4")
 @pytest.mark.parametrize("split", [0, 1, 7])
 @pytest.mark.parametrize("query", ["", "?iothub-no-client-cert=true"])
 def test_mqtt_over_websocket_in_any_framing(split, query):

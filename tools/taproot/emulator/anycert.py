@@ -9,12 +9,11 @@ OpenSSL's own verdict is worthless afterwards: `credentials.check_chain` is the 
 
 from __future__ import annotations
 
+import _ssl
 import contextlib
 import ctypes
 import functools
 import ssl
-
-import _ssl
 
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
 _accept = _Callback(lambda ok, store: 1)  # referenced for as long as the process lives

@@ -38,6 +38,7 @@ class Letter:
     id: str
     deliveries: int = 0
     in_flight: bool = False
+    packet_id: int = 0  # of the first delivery; the next one repeats it (MQTT-4.4.0-1)
 
 
 @dataclass

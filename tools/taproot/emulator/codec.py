@@ -10,6 +10,7 @@ test_codec.py`, which fails when a new version behaves differently.
 from __future__ import annotations
 
 import struct
+from typing import Final
 
 from zmqtt._internal.packets import (
     ConnAck,
@@ -47,7 +48,7 @@ __all__ = [
 
 # What a 40,000-packet fuzz made the codec raise; UnicodeDecodeError is a ValueError.
 _RAISED = (ValueError, IndexError, KeyError, BufferError, struct.error)
-_VERSION = "3.1.1"
+_VERSION: Final = "3.1.1"
 
 
 class DecodeError(Exception):

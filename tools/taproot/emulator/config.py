@@ -80,7 +80,9 @@ def load(path: Path | str, **overrides: Any) -> EmulatorConfig:
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageFailed(f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
+        raise UsageFailed(
+            f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}"
+        ) from None
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -142,7 +144,9 @@ class _File:
             and f.name not in values
         ]
         if missing:
-            raise self.wrong(name, missing[0], f"'{missing[0]}' is missing in [{name.partition('#')[0]}]")
+            raise self.wrong(
+                name, missing[0], f"'{missing[0]}' is missing in [{name.partition('#')[0]}]"
+            )
         try:
             return kind(**values)
         except ValueError as error:
@@ -185,7 +189,9 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (list, tuple):
         return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value)
     if origin is dict:
-        return isinstance(value, dict) and all(_fits(item, arguments[1]) for item in value.values())
+        return isinstance(value, dict) and all(
+            _fits(item, arguments[1]) for item in value.values()
+        )
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:

@@ -34,7 +34,7 @@ CONNECT_WITHIN = 30.0
 # What a client that does not read may leave unsent before it is dropped.
 BACKLOG_LIMIT = 1_000_000
 
-NOT_AUTHORIZED = 5
+IDENTIFIER_REJECTED, NOT_AUTHORIZED = 2, 5
 
 
 class Link(Protocol):
@@ -127,8 +127,9 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._splitter = Splitter(engine.packet_limit)
         self._out: list[bytes] | None = None
-        self._held: deque[tuple[int, bytes, bytes]] = deque()
+        self._held: deque[tuple[int, bytes, bytes]] = deque()  # packets that wait, in order
         self._holding = False
+        self._late: deque[tuple[bytes, float]] = deque()  # output that waits, with its gap
         self._last_in = self._loop.time()
         self._silence: float = engine.connect_within
         self._timer = self._loop.call_later(self._silence, self._check_silence)
@@ -178,6 +179,8 @@ class Connection:
             publish = strict.take_publish(first, body)
         else:
             strict.check_body(first, body)
+            if kind == strict.CONNECT:
+                self.client_id = strict.client_id(body)
         fault = self._fault("in", NAMES[kind])
         if fault is not None and not self._suffer_in(fault, frame):
             return
@@ -226,8 +229,13 @@ class Connection:
             service=service.name if service else None,
             **self.link.facts,
         )
-        if service is None:
-            answer: Any = Refusal(NOT_AUTHORIZED, "no service takes this user name")
+        fault = self._fault("in", "CONNECT", "refuse")
+        if fault is not None:
+            answer: Any = Refusal(fault.code, f"fault: {fault.text}", packet.client_id)
+        elif not packet.client_id:
+            answer = Refusal(IDENTIFIER_REJECTED, "[MQTT-3.1.3-8] the client id is empty")
+        elif service is None:
+            answer = Refusal(NOT_AUTHORIZED, "no service takes this user name")
         else:
             answer = service.accept(packet, self.link.chain(), self.link)
         if isinstance(answer, Refusal):
@@ -238,10 +246,6 @@ class Connection:
         self.handler = answer
         self.identity = answer.identity
         self.engine.recorder.emit("connect", identity=answer.identity, **facts)
-        fault = self._fault("in", "CONNECT", "refuse")
-        if fault is not None:
-            self._refuse_connect(Refusal(fault.code, f"fault: {fault.text}"))
-            return
         asked = packet.keepalive * self.engine.keep_alive_factor
         cap = self.engine.keep_alive_cap
         self._silence = min(asked, cap) if asked else cap
@@ -266,9 +270,7 @@ class Connection:
 
     def _on_publish(self, frame: PublishFrame) -> None:
         if frame.packet_id and frame.packet_id in self._owed and not frame.dup:
-            raise Violation(
-                "MQTT-2.3.1-2", f"packet identifier {frame.packet_id} is still in use"
-            )
+            raise Violation("MQTT-2.3.1-2", f"packet identifier {frame.packet_id} is still in use")
         assert self.handler is not None
         try:
             wait = self.handler.publish(frame)
@@ -322,9 +324,7 @@ class Connection:
         self._check_free(packet.packet_id)
         for topic_filter in packet.topic_filters:
             self.handler.unsubscribe(topic_filter)
-        self.engine.recorder.emit(
-            "unsubscribe", filters=list(packet.topic_filters), **self._who()
-        )
+        self.engine.recorder.emit("unsubscribe", filters=list(packet.topic_filters), **self._who())
         self._send("UNSUBACK", codec.unsuback(packet.packet_id))
 
     def _check_free(self, packet_id: int) -> None:
@@ -340,11 +340,19 @@ class Connection:
         qos: int = 0,
         done: Callable[[], None] | None = None,
         dup: bool = False,
+        packet_id: int = 0,
     ) -> int:
-        """Send a PUBLISH; `done` is called at its PUBACK. Return its packet identifier."""
+        """Send a PUBLISH; `done` is called at its PUBACK. Return its packet identifier.
+
+        A delivery repeated in a kept session has the packet identifier of the first one.
+        """
         number = 0
         if qos:
-            number = self._free_id()
+            number = packet_id if packet_id not in self._outstanding else 0
+            number = number or self._free_id()
+            if not number:
+                self.drop("65,535 deliveries are outstanding")
+                return 0
             self._outstanding[number] = done
         self._send("PUBLISH", codec.publish(topic, payload, qos, number or None, dup))
         return number
@@ -354,7 +362,7 @@ class Connection:
             self._next_id = self._next_id % 65_535 + 1
             if self._next_id not in self._outstanding:
                 return self._next_id
-        raise Reject("65,535 deliveries are outstanding")
+        return 0
 
     def _send(self, name: str, data: bytes) -> bool:
         """Send one packet unless a fault keeps it back; True when it went out."""
@@ -373,10 +381,29 @@ class Connection:
             self.engine.recorder.emit(
                 "packet", direction="out", packet=name, size=len(data), **self._who()
             )
-        if self._out is not None:
+        if self._late:
+            self._late.append((data, 0.0))
+        elif self._out is not None:
             self._out.append(data)
         else:
             self._write(data)
+
+    def _send_late(self, pieces: list[bytes], gap: float) -> None:
+        """Send pieces `gap` seconds apart; what comes after them waits its turn."""
+        self._flush_pending()
+        idle = not self._late
+        self._late.extend((piece, gap) for piece in pieces)
+        if idle:
+            self._loop.call_later(gap, self._next_late)
+
+    def _next_late(self) -> None:
+        if self.closed or self.deaf or not self._late:
+            return
+        self._write(self._late.popleft()[0])
+        while self._late and not self._late[0][1] and not self.closed:
+            self._write(self._late.popleft()[0])
+        if self._late:
+            self._loop.call_later(self._late[0][1], self._next_late)
 
     def _flush(self) -> None:
         out, self._out = self._out, None
@@ -413,7 +440,7 @@ class Connection:
     def _flush_pending(self) -> None:
         if self._out:
             self.link.write(b"".join(self._out))
-            self._out = []
+            self._out.clear()
 
     def _end(self, reason: str, clean: bool) -> None:
         if self.closed:
@@ -425,6 +452,7 @@ class Connection:
             self._expiry_timer.cancel()
         self.engine.connections.discard(self)
         self._held.clear()
+        self._late.clear()
         self.engine.recorder.emit("disconnect", reason=reason, clean=clean, **self._who())
         handler, self.handler = self.handler, None
         if handler is not None:
@@ -479,7 +507,7 @@ class Connection:
         faults = self.engine.faults
         if not faults.active:
             return None
-        found = faults.take(self.identity, direction, name, action)
+        found = faults.take(self.identity or self.client_id, direction, name, action)
         if found is not None:
             self.engine.recorder.emit("fault", fault=found.text, packet=name, **self._who())
         return found
@@ -529,10 +557,10 @@ class Connection:
         elif action == "withhold":
             return False
         elif action == "delay":
-            self._loop.call_later(fault.seconds, self._emit_out, name, data)
+            self._send_late([data], fault.seconds)
             return True
         elif action == "one_byte":
-            self._trickle(data, fault.seconds)
+            self._send_late([bytes([byte]) for byte in data], fault.seconds or 0.001)
             return True
         elif action == "malformed":
             self._emit_out(name, fault.data)
@@ -549,16 +577,6 @@ class Connection:
             self._emit_out(name, data)
             return True
         return False
-
-    def _trickle(self, data: bytes, seconds: float) -> None:
-        """Write one byte at a time, each in a TLS record of its own."""
-        self._flush_pending()
-        if not seconds:
-            for byte in data:
-                self.link.write(bytes([byte]))
-            return
-        for number, byte in enumerate(data):
-            self._loop.call_later(seconds * number, self._emit_out, "byte", bytes([byte]))
 
     def deafen(self) -> None:
         """Become half-open: the socket stays, nothing is read or answered any more."""

@@ -65,6 +65,7 @@ class Control:
             "patch_desired": self._plain("patch_desired", "identity", "patch"),
             "patch_tags": self._plain("patch_tags", "identity", "patch"),
             "send_c2d": self._send_c2d,
+            "send_input": self._send_input,
             "invoke_method": self._invoke,
             "switch_chain": self._switch_chain,
             "drop": self._plain("drop", "identity?", "reset?"),
@@ -87,10 +88,8 @@ class Control:
         app.router.add_post("/v1/{operation}", self._operate)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", port)
-        await site.start()
-        assert site._server is not None
-        self.port = site._server.sockets[0].getsockname()[1]
+        await web.TCPSite(self._runner, "127.0.0.1", port).start()
+        self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
         """Stop listening; streams end."""
@@ -158,7 +157,16 @@ class Control:
         _check(body, ["identity"], {"identity", "text", "base64", "properties", "ttl", "ack",
                                     "message_id"})  # fmt: skip
         data = _bytes(body)
-        return self.emulator.send_c2d(body.pop("identity"), data, body.pop("properties", None), **body)
+        return self.emulator.send_c2d(
+            body.pop("identity"), data, body.pop("properties", None), **body
+        )
+
+    async def _send_input(self, body: dict[str, Any]) -> Any:
+        _check(body, ["identity", "name"], {"identity", "name", "text", "base64", "properties"})
+        data = _bytes(body)
+        return self.emulator.send_input(
+            body["identity"], body["name"], data, body.get("properties")
+        )
 
     async def _invoke(self, body: dict[str, Any]) -> Any:
         _check(body, ["identity", "name"], {"identity", "name", "payload", "timeout_s",

@@ -13,6 +13,7 @@ A specification is a flat table, as TOML, JSON or keyword arguments write it:
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,7 +85,9 @@ class Fault:
         """One line for the event list."""
         parts = [self.action]
         if self.packet:
-            parts.append(self.packet if self.direction == "any" else f"{self.direction} {self.packet}")
+            parts.append(
+                self.packet if self.direction == "any" else f"{self.direction} {self.packet}"
+            )
         if self.seconds:
             parts.append(f"{self.seconds:g} s")
         return " ".join(parts)
@@ -105,7 +108,9 @@ def parse(spec: dict[str, Any]) -> Fault:
     """Make a fault from a specification; raise FaultError with the remedy."""
     unknown = sorted(set(spec) - _KEYS)
     if unknown:
-        raise FaultError(f"unknown key '{unknown[0]}' in a fault: known are {', '.join(sorted(_KEYS))}")
+        raise FaultError(
+            f"unknown key '{unknown[0]}' in a fault: known are {', '.join(sorted(_KEYS))}"
+        )
     action = spec.get("action")
     if action not in ACTIONS:
         raise FaultError(f"unknown fault action {action!r}: one of {', '.join(sorted(ACTIONS))}")
@@ -123,7 +128,11 @@ def parse(spec: dict[str, Any]) -> Fault:
     if action == "drop_after" and direction == "any" and packet == "PUBLISH":
         direction = spec.get("direction", "in")
     try:
-        data = spec["data"] if isinstance(spec.get("data"), bytes) else bytes.fromhex(spec.get("data", "f0ff"))
+        data = (
+            spec["data"]
+            if isinstance(spec.get("data"), bytes)
+            else bytes.fromhex(spec.get("data", "f0ff"))
+        )
         count = spec.get("count", 1)
         fault = Fault(
             action=action,
@@ -152,7 +161,7 @@ class Faults:
     """The faults that wait, in the order they were set."""
 
     def __init__(self, seed: int = 0) -> None:
-        self.random = random.Random(seed)
+        self.random = random.Random(seed)  # noqa: S311 - repeatable, not secret
         self.waiting: list[Fault] = []
         self._number = 0
 
@@ -231,9 +240,11 @@ _PLAN: list[tuple[int, dict[str, Any]]] = [
 ]
 
 
-def random_plan(seed: int, devices: list[str] | None = None):
+def random_plan(
+    seed: int, devices: list[str] | None = None
+) -> Iterator[tuple[float, dict[str, Any]]]:
     """Yield (seconds to wait, specification) without end; the same seed, the same plan."""
-    draw = random.Random(seed)
+    draw = random.Random(seed)  # noqa: S311 - repeatable, not secret
     weights = [weight for weight, _ in _PLAN]
     while True:
         spec = dict(draw.choices(_PLAN, weights)[0][1])

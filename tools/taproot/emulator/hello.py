@@ -51,6 +51,19 @@ class ClientHello:
 
 # Suites whose server certificate holds an RSA key: ECDHE-RSA, DHE-RSA and RSA key exchange.
 RSA_SUITES = frozenset(
+    int(code, 16)
+    for code in (
+        "C02F C030 C027 C028 C013 C014 C011 C012 CCA8 CCAA 9C 9D 9E 9F 2F 35 33 39 3C 3D 67 6B "
+        "0A 16 05"
+    ).split()
+)
+ECDSA_SUITES for suite in self.suites):
+            return True
+        return 0x0304 in self.versions and any(s & 0xFF == 3 for s in self.signatures)
+
+
+# Suites whose server certificate holds an RSA key: ECDHE-RSA, DHE-RSA and RSA key exchange.
+RSA_SUITES = frozenset(
     [0xC02F, 0xC030, 0xC027, 0xC028, 0xC013, 0xC014, 0xC011, 0xC012, 0xCCA8, 0xCCAA]
     + [0x9C, 0x9D, 0x9E, 0x9F, 0x2F, 0x35, 0x33, 0x39, 0x3C, 0x3D, 0x67, 0x6B, 0x0A, 0x16, 0x05]
 )

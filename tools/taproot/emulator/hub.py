@@ -49,7 +49,9 @@ class Reactions:
     unknown_filter: str = "suback"  # "suback" = 0x80, "close"
     too_many_filters: str = "suback"  # "suback" = 0x80, "close"
     unknown_topic: str = "close"  # "close", "ignore"
-    missing_api_version: str = "report"  # "report" = accept and log a client error, "refuse", "accept"
+    missing_api_version: str = (
+        "report"  # "report" = accept and log a client error, "refuse", "accept"
+    )
     unknown_api_version: int = 5  # CONNACK code
     client_id_mismatch: int = 5  # CONNACK code
     unknown_host: int = 5  # CONNACK code
@@ -244,7 +246,9 @@ class Hub:
         """Return the live sessions."""
         return [found.session for found in self.registry.all() if found.session is not None]
 
-    def drop(self, identity: str | None = None, reason: str = "dropped", reset: bool = True) -> int:
+    def drop(
+        self, identity: str | None = None, reason: str = "dropped", reset: bool = True
+    ) -> int:
         """Drop the connection of one identity, or of all; return how many."""
         count = 0
         for session in self.sessions():
@@ -270,7 +274,11 @@ class Hub:
                 one.session.connection.drop(reason)
 
     def send_c2d(
-        self, identity: str, body: bytes, properties: dict[str, str | None] | None = None, **how: Any
+        self,
+        identity: str,
+        body: bytes,
+        properties: dict[str, str | None] | None = None,
+        **how: Any,
     ) -> Letter:
         """Queue a cloud-to-device message and send it if the device listens."""
         found = self.registry.get(identity)
@@ -291,7 +299,11 @@ class Hub:
         queue.max_deliveries, queue.ttl = limits.c2d_deliveries, limits.c2d_ttl
 
     def send_input(
-        self, identity: str, name: str, body: bytes, properties: dict[str, str | None] | None = None
+        self,
+        identity: str,
+        name: str,
+        body: bytes,
+        properties: dict[str, str | None] | None = None,
     ) -> bool:
         """Send a message to an input of a module; False when it does not listen."""
         found = self.registry.get(identity)
@@ -309,7 +321,7 @@ class Hub:
         """Replace desired properties, tell the device, return the new version."""
         found = self.registry.get(identity)
         found.twin.desired.limit = self.limits.twin_bytes
-        gone = {name: None for name in found.twin.desired.values}
+        gone = dict.fromkeys(found.twin.desired.values)
         change = {**gone, **found.twin.desired.replace(values)}
         self._push_desired(found, change)
         return found.twin.desired.version
@@ -386,7 +398,7 @@ class Hub:
 
     def take_d2c(self) -> float:
         """Take a telemetry token; the seconds to wait when there is none."""
-        return self._d2c.take()
+        return self._d2c.take(queue=True)
 
     def take_twin(self) -> float:
         """Take a twin token."""
@@ -643,7 +655,9 @@ class Session:
         self.hub.log("deliver", identity=self.identity, topic=topic, qos=qos, dup=dup,
                      message_id=letter.id, size=len(letter.body))  # fmt: skip
         if qos:
-            self.connection.deliver(topic, letter.body, 1, lambda: self._c2d_done(letter), dup)
+            letter.packet_id = self.connection.deliver(
+                topic, letter.body, 1, lambda: self._c2d_done(letter), dup, letter.packet_id
+            )
         else:
             self.connection.deliver(topic, letter.body)
             self.record.queue.done(letter)

@@ -192,7 +192,9 @@ class Registry:
         if auth not in AUTH_KINDS:
             raise RegistryError(f"auth is one of {', '.join(AUTH_KINDS)}", 400)
         if not _ID.fullmatch(device_id) or (slash and not _ID.fullmatch(module_id)):
-            raise RegistryError("an id has 1 to 128 letters, digits or - : . + % _ # * ? ! ( ) , = @ ; $ '", 400)
+            raise RegistryError(
+                "an id has 1 to 128 letters, digits or - : . + % _ # * ? ! ( ) , = @ ; $ '", 400
+            )
         if self.find(identity) is not None:
             raise RegistryError(f"device '{identity}' exists already", 409)
         try:

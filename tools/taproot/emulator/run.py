@@ -43,7 +43,9 @@ class Running:
             return await result if asyncio.iscoroutine(result) else result
 
         future = asyncio.run_coroutine_threadsafe(run(), self._loop)
-        return future.result(kwargs.get("timeout_s", 0) + kwargs.get("connect_timeout_s", 0) + _LIMIT)
+        return future.result(
+            kwargs.get("timeout_s", 0) + kwargs.get("connect_timeout_s", 0) + _LIMIT
+        )
 
     def add_device(self, identity: str, **facts: Any) -> Identity:
         """Register a device (`d`) or module (`d/m`); see `Registry.add`."""
@@ -70,10 +72,20 @@ class Running:
         self.call(self.emulator.patch_tags, identity, patch)
 
     def send_c2d(
-        self, identity: str, body: bytes | str, properties: dict[str, Any] | None = None, **how: Any
+        self,
+        identity: str,
+        body: bytes | str,
+        properties: dict[str, Any] | None = None,
+        **how: Any,
     ) -> str:
         """Queue a cloud-to-device message; return its id."""
         return self.call(self.emulator.send_c2d, identity, body, properties, **how)
+
+    def send_input(
+        self, identity: str, name: str, body: bytes | str, properties: dict[str, Any] | None = None
+    ) -> bool:
+        """Send a message to an input of a module; False when it does not listen."""
+        return self.call(self.emulator.send_input, identity, name, body, properties)
 
     def invoke_method(
         self, identity: str, name: str, payload: Any = None, timeout_s: float = 30.0,
@@ -85,7 +97,9 @@ class Running:
             connect_timeout_s=connect_timeout_s,
         )  # fmt: skip
 
-    def switch_chain(self, *chains: Certificate, drop: bool = True, name: str | None = None) -> int:
+    def switch_chain(
+        self, *chains: Certificate, drop: bool = True, name: str | None = None
+    ) -> int:
         """Show other chains from the next handshake on."""
         return self.call(self.emulator.switch_chain, *chains, drop=drop, name=name)
 

@@ -20,19 +20,19 @@ from taproot.emulator import anycert, faults
 from taproot.emulator.clock import Clock
 from taproot.emulator.config import DeviceConfig, EmulatorConfig
 from taproot.emulator.connection import Connection, Engine
+from taproot.emulator.downloads import Download
 from taproot.emulator.dps import Provisioning
 from taproot.emulator.dps_handler import DPSService
 from taproot.emulator.enrollments import Enrollment, Registration
 from taproot.emulator.events import Recorder
 from taproot.emulator.faults import Fault, Faults
-from taproot.emulator.downloads import Download
 from taproot.emulator.https import HTTPSFront
 from taproot.emulator.hub import Hub
 from taproot.emulator.issuance import Issuer
 from taproot.emulator.listener import MqttProtocol
 from taproot.emulator.methods import MethodResult
-from taproot.emulator.registry import Identity
 from taproot.emulator.recovery import RecoveryServer
+from taproot.emulator.registry import Identity
 from taproot.emulator.tls import Certificate, Chains, Listener, PemChain
 from taproot.emulator.twin import stamp
 from taproot.pki import Authority, Leaf
@@ -198,9 +198,9 @@ class Emulator:
 
     def _assigned(self, record: Registration, enrollment: Enrollment, how: dict[str, Any]) -> None:
         """DPS has assigned a device: register it here if it goes to this hub."""
-        if record.hub not in self.hub.hosts:
-            return
         device = record.device_id
+        if record.hub not in self.hub.hosts or device is None:
+            return
         found = self.hub.registry.find(device)
         keys = [*how.get("keys", ()), None, None]
         if found is None:
@@ -247,11 +247,22 @@ class Emulator:
         self.hub.registry.get(identity).twin.patch_tags(patch)
 
     def send_c2d(
-        self, identity: str, body: bytes | str, properties: dict[str, Any] | None = None, **how: Any
+        self,
+        identity: str,
+        body: bytes | str,
+        properties: dict[str, Any] | None = None,
+        **how: Any,
     ) -> str:
         """Queue a cloud-to-device message; return its id."""
         data = body.encode() if isinstance(body, str) else body
         return self.hub.send_c2d(identity, data, properties, **how).id
+
+    def send_input(
+        self, identity: str, name: str, body: bytes | str, properties: dict[str, Any] | None = None
+    ) -> bool:
+        """Send a message to an input of a module; False when it does not listen."""
+        data = body.encode() if isinstance(body, str) else body
+        return self.hub.send_input(identity, name, data, properties)
 
     async def invoke_method(
         self, identity: str, name: str, payload: Any = None, timeout_s: float = 30.0,
@@ -387,7 +398,7 @@ def make_chain(names: list[str], bind: str = "127.0.0.1") -> Leaf:
     issuing = Authority.root(f"Taproot emulator root {int(time.time())}").intermediate(
         "Taproot emulator issuing CA"
     )
-    addresses = sorted({"127.0.0.1", bind} - {"0.0.0.0", "::"})
+    addresses = sorted({"127.0.0.1", bind} - {"0.0.0.0", "::"})  # noqa: S104 - left out, not bound
     return issuing.leaf(names[0], dns=sorted({*names, "localhost"}), ips=addresses)
 
 
@@ -395,4 +406,6 @@ def _read(path: str) -> str:
     try:
         return Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageFailed(f"{path}: {getattr(error, 'strerror', None) or 'not a PEM file'}") from None
+        raise UsageFailed(
+            f"{path}: {getattr(error, 'strerror', None) or 'not a PEM file'}"
+        ) from None

@@ -167,6 +167,11 @@ def check_connect(body: bytes) -> None:
         raise Violation("MQTT-3.1.3-1", f"{len(body) - at} bytes after the last field of CONNECT")
 
 
+def client_id(body: bytes) -> str:
+    """Return the client identifier of a checked CONNECT."""
+    return field(body, 10, "the client identifier")[0].decode()
+
+
 def _check_connect_flags(flags: int) -> None:
     if flags & 1:
         raise Violation("MQTT-3.1.2-3", "reserved connect flag is set")

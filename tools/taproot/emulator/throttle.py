@@ -17,14 +17,17 @@ class Bucket:
         self._tokens = rate
         self._at = now()
 
-    def take(self) -> float:
-        """Take one token; return 0, or the seconds until one would be there."""
+    def take(self, queue: bool = False) -> float:
+        """Take one token; return 0, or the seconds until one would be there.
+
+        With `queue` the token is taken all the same: each request waits behind the last one.
+        """
         if not self.rate:
             return 0.0
         now = self._now()
         self._tokens = min(self.rate, self._tokens + max(0.0, now - self._at) * self.rate)
         self._at = now
-        if self._tokens >= 1.0:
+        wait = max(0.0, 1.0 - self._tokens) / self.rate
+        if queue or not wait:
             self._tokens -= 1.0
-            return 0.0
-        return (1.0 - self._tokens) / self.rate
+        return wait

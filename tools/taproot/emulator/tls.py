@@ -21,6 +21,7 @@ import socket
 import ssl
 import struct
 import tempfile
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -66,7 +67,9 @@ PROFILES = {
     "legacy": Profile(
         "legacy", ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_2, "ALL:!aNULL:!eNULL:@SECLEVEL=0"
     ),
-    "tls10": Profile("tls10", ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1, "ALL:!aNULL:@SECLEVEL=0"),
+    "tls10": Profile(
+        "tls10", ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1, "ALL:!aNULL:@SECLEVEL=0"
+    ),
     "tls11": Profile(
         "tls11", ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_1, "ALL:!aNULL:@SECLEVEL=0"
     ),
@@ -84,8 +87,11 @@ PROFILES = {
 class Certificate(Protocol):
     """What a chain is made of: `taproot.pki.Leaf`, or PEM texts read from files."""
 
-    chain_pem: str
-    key_pem: str
+    @property
+    def chain_pem(self) -> str: ...
+
+    @property
+    def key_pem(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,9 @@ def load(context: ssl.SSLContext, chain: Certificate) -> None:
 def bare_context(chain: Certificate, profile: Profile = PROFILES["legacy"]) -> ssl.SSLContext:
     """Make a server context of a profile with a chain, asking for no client certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version, context.maximum_version = profile.minimum, profile.maximum
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # TLS 1.0 and 1.1 are the point
+        context.minimum_version, context.maximum_version = profile.minimum, profile.maximum
     context.set_ciphers(profile.suites)
     context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE  # the client's order decides
     load(context, chain)
@@ -178,7 +186,9 @@ class Contexts:
 
     def __init__(self, options: TLSOptions) -> None:
         self.options = options
-        self._made: OrderedDict[tuple[int, str], tuple[Certificate, ssl.SSLContext]] = OrderedDict()
+        self._made: OrderedDict[tuple[int, str], tuple[Certificate, ssl.SSLContext]] = (
+            OrderedDict()
+        )
         self._ticket_base: dict[str, tuple[int, ssl.SSLContext]] = {}
 
     def get(self, chain: Certificate, profile: Profile) -> ssl.SSLContext:
@@ -695,4 +705,6 @@ def _records(body: bytes | bytearray) -> bytes:
 def _sentence(error: Exception) -> str:
     """Say in words what OpenSSL reports, without file names and line numbers."""
     reason = getattr(error, "reason", None)
-    return str(reason).lower().replace("_", " ") if reason else (str(error) or type(error).__name__)
+    return (
+        str(reason).lower().replace("_", " ") if reason else (str(error) or type(error).__name__)
+    )
