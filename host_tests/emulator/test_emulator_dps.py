@@ -325,6 +325,13 @@ def test_undocumented_topic_closes(topic):
         connect(service).publish(topic, b"{}")
 
 
+def test_a_token_without_skn_is_taken_as_the_python_sdk_sends_it():
+    service = make()
+    service.registry.add(Enrollment("dev1", primary_key=KEY))
+    session = connect(service, password=token("dev1").partition("&skn=")[0])
+    assert "/res/202/" in register(session)[0]
+
+
 def test_only_the_documented_filter_is_granted_and_nothing_comes_without_it():
     service = make()
     service.registry.add(Enrollment("dev1", primary_key=KEY))

@@ -1,0 +1,151 @@
+"""The official azure-iot-device against the emulator (issue: emulator, quality; emulator.md 4).
+
+Every public method and property of the sync and aio clients, over TCP and WebSocket, with SAS and
+X.509. The list comes from the SDK and what was called is counted inside the SDK's process.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from sdk_support import drive
+
+from taproot.emulator import EmulatorConfig, running
+from taproot.emulator.credentials import derive_key
+from taproot.pki import Authority
+
+# Not emulated: the IoT Edge runtime's local socket and its method calls through it.
+LEFT_OUT = {"create_from_edge_environment", "invoke_method"}
+GROUP_KEY = (
+    "8isrFI1sGsIlvvFSSFRiMfCNzv21fjbE/+ah/lSh3lF8e2YG1Te7w1KpZhJFFXJrqYKi9yegxkqIChbqOS9Egw=="
+)
+
+# Each flavour meets each transport and each kind of credential; --long runs every combination.
+SHORT = {
+    ("sync", "tcp", "sas"),
+    ("sync", "ws", "x509"),
+    ("aio", "ws", "sas"),
+    ("aio", "tcp", "x509"),
+}
+ALL = set(itertools.product(("sync", "aio"), ("tcp", "ws"), ("sas", "x509")))
+CLIENTS = ("device", "module", "dps")
+
+
+class Maker:
+    """Registers what a case needs and describes it for the driver."""
+
+    def __init__(self, emu, folder):
+        self.emu, self.folder = emu, folder
+        self.authority = Authority.root("SDK devices", "p256")
+        self.issuing = self.authority.intermediate("SDK issuing", "p256")
+        emu.call(emu.emulator.trust_client_root, self.authority.pem)
+        emu.enroll("sdk-group", group=True, primary_key=GROUP_KEY, payload={"given": 1})
+        emu.enroll("sdk-x509", group=True, roots=(self.authority.cert,), payload={"given": 1})
+
+    def certificate(self, name):
+        leaf = self.issuing.leaf(name, "p256", client=True)
+        chain, key = leaf.write(self.folder, name)
+        return leaf, {"cert_file": str(chain), "key_file": str(key)}
+
+    def case(self, client, flavour, transport, auth):
+        name = f"{client}-{flavour}-{transport}-{auth}"
+        case = {"name": name, "flavour": flavour, "transport": transport, "auth": auth,
+                "device": name, "identity": name, "kind": "hub"}  # fmt: skip
+        if client == "dps":
+            case["kind"] = "dps"
+            if auth == "sas":
+                return case | {"key": derive_key(GROUP_KEY, name)}
+            return case | self.certificate(name)[1]
+        files = {}
+        settings = {}
+        if auth == "x509":
+            leaf, files = self.certificate(name)
+            settings = {"auth": "x509_ca"}
+            if client == "module":
+                settings = {"auth": "x509_thumbprint", "thumbprints": (leaf.sha256,)}
+        device = self.emu.add_device(name, **(settings if client == "device" else {}))
+        record = device
+        if client == "module":
+            record = self.emu.add_device(f"{name}/mod", **settings)
+            case |= {"module": "mod", "identity": f"{name}/mod"}
+        return case | files | {
+            "key": record.primary_key,
+            "connection_string": record.connection_string,
+            "resource": f"localhost/{record.resource}",
+        }  # fmt: skip
+
+    def refusals(self):
+        device = self.emu.add_device("refused-key")
+        disabled = self.emu.add_device("refused-disabled")
+        self.emu.set_enabled("refused-disabled", False)
+        stranger = Authority.root("stranger", "p256").leaf("refused-cert", "p256", client=True)
+        self.emu.add_device("refused-cert", auth="x509_ca")
+        chain, key = stranger.write(self.folder, "refused")
+        base = {"kind": "refused", "flavour": "aio", "transport": "tcp", "auth": "sas"}
+        other = device.secondary_key[::-1].lstrip("=") + "="
+        for name, facts in (
+            ("refused-key", {"key": other}),
+            ("refused-absent", {"key": device.primary_key}),
+            ("refused-disabled", {"key": disabled.primary_key}),
+            ("refused-cert", {"auth": "x509", "cert_file": str(chain), "key_file": str(key)}),
+            ("refused-dps", {"kind": "refused_dps", "key": GROUP_KEY}),
+        ):
+            yield {**base, "name": name, "device": name, "identity": name, **facts}
+
+
+@pytest.fixture(scope="module")
+def report(sdk_python, tmp_path_factory, long_run):
+    """One process of the SDK that has run every case of this run."""
+    folder = tmp_path_factory.mktemp("sdk")
+    with running(EmulatorConfig()) as emu:
+        maker = Maker(emu, folder)
+        combinations = sorted(ALL if long_run else SHORT)
+        cases = [maker.case(client, *c) for client in CLIENTS for c in combinations]
+        cases += maker.refusals()
+        job = {
+            "host": "localhost",
+            "mqtt_port": emu.mqtt_port,
+            "https_port": emu.https_port,
+            "root_pem": emu.root_pem,
+            "control_url": emu.control_url,
+            "control_token": emu.control_token,
+            "id_scope": emu.emulator.config.id_scope,
+            "cases": cases,
+        }
+        found = drive(sdk_python, "driver.py", job, 300)
+        found["events"] = emu.events()
+    return found
+
+
+def names():
+    for client, (flavour, transport, auth) in itertools.product(CLIENTS, sorted(ALL)):
+        short = (flavour, transport, auth) in SHORT
+        marks = () if short else (pytest.mark.long,)
+        yield pytest.param(f"{client}-{flavour}-{transport}-{auth}", marks=marks)
+    for refused in ("key", "absent", "disabled", "cert", "dps"):
+        yield f"refused-{refused}"
+
+
+@pytest.mark.parametrize("name", list(names()))
+def test_case(report, name):
+    [ended] = [case for case in report["cases"] if case["name"] == name]
+    assert ended["ok"], ended["error"]
+
+
+def test_every_public_member_of_the_sdk_was_called(report):
+    wanted = {m for m in report["members"] if m.rpartition(".")[2] not in LEFT_OUT}
+    assert len(wanted) >= 100  # the list is the SDK's, not empty by accident
+    missing = sorted(wanted - set(report["called"]))
+    assert not missing, f"never called: {missing}"
+
+
+def test_the_sdk_broke_no_rule_of_mqtt(report):
+    broken = [e for e in report["events"] if e["type"] == "strictness"]
+    assert not broken
+
+
+def test_both_transports_and_both_credentials_were_used(report):
+    connects = [e for e in report["events"] if e["type"] == "connect"]
+    assert {e.get("transport", "tcp") for e in connects} == {"tcp", "websocket"}
+    assert {bool(e.get("client_certificate")) for e in connects} == {True, False}
