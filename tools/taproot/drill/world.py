@@ -136,7 +136,8 @@ class World:
     def publish(self, device: Device, version: int, package: bytes, name: str) -> None:
         """Do what an operator does: put the package on a server, point the twin at it."""
         url = self.emu.publish_file(name, package)
-        self.emu.patch_desired(device.name, packages.desired_url(version, package, url))
+        wish = packages.desired_url(version, package, url)
+        self.emu.patch_desired(device.name, {"trust": wish})
 
     def connects(self, device: Device) -> list[dict[str, Any]]:
         """The hub's `connect` events of a device."""
@@ -157,6 +158,8 @@ class World:
     ) -> None:
         for device in self.devices:
             device.close()
+            if not self._temporary:
+                device.write_log()
         if self._emulator is not None:
             self._emulator.__exit__(None, None, None)
         if self._temporary:
