@@ -1,0 +1,134 @@
+"""A device that follows its operator through a root migration, and one that does not."""
+
+import time
+
+import pytest
+from support.surface import outputs
+
+from taproot.emulator import EmulatorConfig, running
+from taproot.pki import Authority
+from taproot.trust import package as packages
+from taproot.trust.fleet import Fleet
+
+PROGRAM = """
+from azure_iot.agent import Agent
+from azure_iot.unix.platform import Platform
+async def main():
+    agent = Agent(Platform({
+        "connection_string": F["cs"], "factory_folder": "factory", "trust_folder": "trust",
+        "update_agent": F["update_agent"], "client": {"port": F["port"]}}))
+    client = await agent.start()
+    def event(name, fact):
+        out(name, str(fact), getattr(fact, "code", None))
+    client.on_event = event
+    number = 0
+    while True:
+        await client.send_message(b"%d" % number, wait=False)
+        number += 1
+        await asyncio.sleep_ms(20)
+asyncio.run(main())
+"""
+
+
+def chain(name: str):
+    root = Authority.root(name, key="p256")
+    return root, root.intermediate(name + " ca", key="p256").leaf(
+        "localhost", dns=["localhost"], key="p256"
+    )
+
+
+@pytest.fixture(scope="module")
+def world():
+    old_root, old = chain("old root")
+    new_root, new = chain("new root")
+    fleet = Fleet.create("demo-surface", bundle=(2, 3), root=(1, 1))
+    with running(EmulatorConfig(chain=old)) as emu:
+        yield emu, fleet, old_root, old, new_root, new
+
+
+def lay_out(folder, fleet, bundle):
+    factory = folder / "factory"
+    factory.mkdir()
+    (factory / "keyset.jws").write_bytes(fleet.keyset_jws())
+    (factory / "bundle.jws").write_bytes(bundle)
+    (factory / "build_date").write_text(str(fleet.issued))
+
+
+def until(test, process, limit=20.0):
+    end = time.monotonic() + limit
+    while not test():
+        assert time.monotonic() < end and process.running, process.text[-4000:]
+        time.sleep(0.05)
+
+
+@pytest.mark.requirement("R-19", "R-38")
+@pytest.mark.parametrize("channel", ["url", "twin"])
+def test_a_device_installs_a_bundle_and_survives_the_switch(
+    tmp_path, world, channel, hub_root
+):
+    from support.surface import Device
+
+    emu, fleet, old_root, old, new_root, new = world
+    emu.switch_chain(old)
+    name = "dev-" + channel
+    hub = ("hub", "dps")
+    first = fleet.bundle_jws(version=1, roots=[("old", old_root.der, hub)])
+    lay_out(tmp_path, fleet, first)
+    device = Device(tmp_path, emu, hub_root)
+    with device.start(PROGRAM, name, update_agent=True) as process:
+        reported = lambda: emu.twin(name)["properties"]["reported"].get("trust", {})  # noqa: E731
+        until(lambda: reported().get("state") == "good", process)
+        # a package with one signature of two is refused, and says so
+        weak = fleet.bundle_jws(
+            version=2, roots=[("old", old_root.der, hub)], signers=fleet.bundle_keys[:1]
+        )
+        bad = fleet.package(weak)
+        emu.patch_desired(
+            name,
+            {"trust": packages.desired_url(2, bad, emu.publish_file(name + "-bad.json", bad))},
+        )
+        until(lambda: (reported().get("last_error") or {}).get("code") == "THRESHOLD", process)
+        assert reported()["state"] == "good" and reported()["version"] == 1
+        # the good one
+        good = fleet.package(
+            fleet.bundle_jws(
+                version=2, roots=[("old", old_root.der, hub), ("new", new_root.der, hub)]
+            )
+        )
+        if channel == "url":
+            wish = packages.desired_url(2, good, emu.publish_file(name + ".json", good))
+        else:
+            wish = packages.desired_twin(2, good)
+        emu.patch_desired(name, {"trust": wish})
+        until(lambda: reported().get("version") == 2 and reported().get("state") == "good", process)
+        assert reported().get("last_error") is None
+        seen = len(emu.messages(name))
+        emu.switch_chain(new, drop=True)
+        until(lambda: len(emu.messages(name)) > seen + 50, process)
+        until(lambda: reported().get("via") == new_root.sha256, process)
+        process.kill()
+    numbers = [int(message.body) for message in emu.messages(name)]
+    assert sorted(set(numbers)) == list(range(max(numbers) + 1)), "a message was lost"
+
+
+@pytest.mark.requirement("R-38")
+def test_a_device_without_update_agent_says_which_root_is_missing(tmp_path, world, hub_root):
+    from support.surface import Device
+
+    emu, fleet, old_root, old, new_root, new = world
+    emu.switch_chain(old)
+    lay_out(
+        tmp_path, fleet, fleet.bundle_jws(version=1, roots=[("o", old_root.der, ("hub", "dps"))])
+    )
+    device = Device(tmp_path, emu, hub_root)
+    with device.start(PROGRAM, "control", update_agent=False) as process:
+        process.wait_for('"settled"', 20)
+        good = fleet.package(fleet.bundle_jws(version=2, roots=[("n", new_root.der, ("hub", "dps"))]))
+        emu.patch_desired(
+            "control",
+            {"trust": packages.desired_url(2, good, emu.publish_file("control.json", good))},
+        )
+        emu.switch_chain(new, drop=True)
+        line = process.wait_for('"connect_failed"', 20)
+        assert "new root" in line and "UNTRUSTED" in line
+        assert outputs(process.output)
