@@ -157,6 +157,11 @@ class Device:
         with self._changed:
             return account.count(dict(self.accepted), recorded)
 
+    def write_log(self) -> None:
+        """Leave everything the program printed beside its files."""
+        if self._process is not None:
+            (self.folder / "device.log").write_text(self._process.text)
+
     def secrets_shown(self, secrets: list[str]) -> list[str]:
         """Those of `secrets` that the program printed anywhere."""
         text = self._process.text if self._process else ""

@@ -20,6 +20,7 @@ import sys
 import time
 
 import tlsopt
+from azure_iot import log
 from azure_iot.agent import Agent
 from azure_iot.errors import QueueFullError, TrustError
 from azure_iot.unix.platform import Platform
@@ -111,5 +112,7 @@ class Device:
         await self.agent.stop()
 
 
+log.set_level(log.INFO)
+log.set_sink(lambda text: print(text, file=sys.stderr))
 with open("device.json") as file:
     asyncio.run(Device(json.load(file)).run())
