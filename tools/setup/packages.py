@@ -191,7 +191,7 @@ def _extract(machine: Machine, name: str, lock: int | None) -> None:
         if old.exists():
             remove(old)
     for archive in sorted(archives.glob("*.deb")):
-        line = ["dpkg-deb", "-x", archive, new]
+        line: list[str | Path] = ["dpkg-deb", "-x", archive, new]
         run(f"extracting {archive.name}", line, log=log, keep_lock=lock)
     new.rename(root)
     _launcher(machine, name, root)
