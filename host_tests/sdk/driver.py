@@ -22,6 +22,7 @@ import time
 import traceback
 import urllib.request
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
 import azure.iot.device as sync_sdk
@@ -520,7 +521,9 @@ async def run(case: dict) -> dict:
 
 
 async def main() -> None:
-    wide = asyncio.Semaphore(JOB.get("parallel", 4))
+    # Every blocking call of a sync client holds a thread until something arrives.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(64))
+    wide = asyncio.Semaphore(JOB["parallel"])
 
     async def one(case: dict) -> dict:
         async with wide:

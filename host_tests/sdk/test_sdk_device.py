@@ -21,13 +21,6 @@ GROUP_KEY = (
     "8isrFI1sGsIlvvFSSFRiMfCNzv21fjbE/+ah/lSh3lF8e2YG1Te7w1KpZhJFFXJrqYKi9yegxkqIChbqOS9Egw=="
 )
 
-# Each flavour meets each transport and each kind of credential; --long runs every combination.
-SHORT = {
-    ("sync", "tcp", "sas"),
-    ("sync", "ws", "x509"),
-    ("aio", "ws", "sas"),
-    ("aio", "tcp", "x509"),
-}
 ALL = set(itertools.product(("sync", "aio"), ("tcp", "ws"), ("sas", "x509")))
 CLIENTS = ("device", "module", "dps")
 
@@ -95,13 +88,12 @@ class Maker:
 
 
 @pytest.fixture(scope="module")
-def report(sdk_python, tmp_path_factory, long_run):
+def report(sdk_python, tmp_path_factory):
     """One process of the SDK that has run every case of this run."""
     folder = tmp_path_factory.mktemp("sdk")
     with running(EmulatorConfig()) as emu:
         maker = Maker(emu, folder)
-        combinations = sorted(ALL if long_run else SHORT)
-        cases = [maker.case(client, *c) for client in CLIENTS for c in combinations]
+        cases = [maker.case(client, *c) for client in CLIENTS for c in sorted(ALL)]
         cases += maker.refusals()
         job = {
             "host": "localhost",
@@ -112,22 +104,18 @@ def report(sdk_python, tmp_path_factory, long_run):
             "control_token": emu.control_token,
             "id_scope": emu.emulator.config.id_scope,
             "cases": cases,
+            "parallel": 8,
         }
         found = drive(sdk_python, "driver.py", job, 300)
         found["events"] = emu.events()
     return found
 
 
-def names():
-    for client, (flavour, transport, auth) in itertools.product(CLIENTS, sorted(ALL)):
-        short = (flavour, transport, auth) in SHORT
-        marks = () if short else (pytest.mark.long,)
-        yield pytest.param(f"{client}-{flavour}-{transport}-{auth}", marks=marks)
-    for refused in ("key", "absent", "disabled", "cert", "dps"):
-        yield f"refused-{refused}"
+NAMES = [f"{client}-{'-'.join(c)}" for client in CLIENTS for c in sorted(ALL)]
+NAMES += [f"refused-{what}" for what in ("key", "absent", "disabled", "cert", "dps")]
 
 
-@pytest.mark.parametrize("name", list(names()))
+@pytest.mark.parametrize("name", NAMES)
 def test_case(report, name):
     [ended] = [case for case in report["cases"] if case["name"] == name]
     assert ended["ok"], ended["error"]
