@@ -20,7 +20,7 @@ from taproot.console import UsageFailed
 from taproot.emulator.c2d import QueueFull, TooLarge
 from taproot.emulator.events import Event
 from taproot.emulator.faults import FaultError
-from taproot.emulator.registry import RegistryError
+from taproot.emulator.registry import Identity, RegistryError
 from taproot.emulator.server import Emulator
 from taproot.emulator.telemetry import Message
 from taproot.emulator.tls import PemChain
@@ -60,6 +60,7 @@ class Control:
         self._streams: set[asyncio.Task[Any]] = set()
         self._operations = {
             "add_device": self._add_device,
+            "credentials": self._credentials,
             "remove_device": self._plain("remove_device", "identity"),
             "twin": self._plain("twin", "identity"),
             "patch_desired": self._plain("patch_desired", "identity", "patch"),
@@ -145,7 +146,14 @@ class Control:
     async def _add_device(self, body: dict[str, Any]) -> Any:
         _check(body, ["identity"], {"identity", "auth", "primary_key", "secondary_key",
                                     "thumbprints", "enabled"})  # fmt: skip
-        found = self.emulator.add_device(**body)
+        return self._secrets(self.emulator.add_device(**body))
+
+    async def _credentials(self, body: dict[str, Any]) -> Any:
+        _check(body, ["identity"], {"identity"})
+        return self._secrets(self.emulator.hub.registry.get(body["identity"]))
+
+    @staticmethod
+    def _secrets(found: Identity) -> dict[str, str]:
         return {
             "id": found.id,
             "connection_string": found.connection_string,

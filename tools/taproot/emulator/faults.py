@@ -161,7 +161,7 @@ class Faults:
     """The faults that wait, in the order they were set."""
 
     def __init__(self, seed: int = 0) -> None:
-        self.random = random.Random(seed)  # noqa: S311 - repeatable, not secret
+        self.random = random.Random(seed)
         self.waiting: list[Fault] = []
         self._number = 0
 
@@ -244,7 +244,7 @@ def random_plan(
     seed: int, devices: list[str] | None = None
 ) -> Iterator[tuple[float, dict[str, Any]]]:
     """Yield (seconds to wait, specification) without end; the same seed, the same plan."""
-    draw = random.Random(seed)  # noqa: S311 - repeatable, not secret
+    draw = random.Random(seed)
     weights = [weight for weight, _ in _PLAN]
     while True:
         spec = dict(draw.choices(_PLAN, weights)[0][1])

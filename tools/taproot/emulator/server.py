@@ -16,7 +16,7 @@ from typing import Any
 from cryptography import x509
 
 from taproot.console import UsageFailed
-from taproot.emulator import anycert, faults
+from taproot.emulator import anycert, faults, templates
 from taproot.emulator.clock import Clock
 from taproot.emulator.config import DeviceConfig, EmulatorConfig
 from taproot.emulator.connection import Connection, Engine
@@ -33,6 +33,8 @@ from taproot.emulator.listener import MqttProtocol
 from taproot.emulator.methods import MethodResult
 from taproot.emulator.recovery import RecoveryServer
 from taproot.emulator.registry import Identity
+from taproot.emulator.state import State
+from taproot.emulator.templates import TLSPolicy
 from taproot.emulator.tls import Certificate, Chains, Listener, PemChain
 from taproot.emulator.twin import stamp
 from taproot.pki import Authority, Leaf
@@ -74,6 +76,8 @@ class Emulator:
         self.engine.services = [DPSService(self.dps), self.hub]
         self.chains = Chains()
         self.root_pem: str | None = None
+        self.policy: TLSPolicy | None = None
+        self.state: State | None = None
         self.listeners: list[Listener] = []
         self.recovery = RecoveryServer()
         self.control_token = self.config.control_token or secrets.token_urlsafe(24)
@@ -90,6 +94,10 @@ class Emulator:
         """Open every listener."""
         from taproot.emulator.control import Control  # imports this module
 
+        self._apply_templates()
+        if self.config.state_dir is not None:
+            self.state = State(self.config.state_dir)
+            self.state.restore(self.hub)
         self._load_chain()
         for path in self.config.client_roots:
             self.trust_client_root(_read(path))
@@ -99,7 +107,7 @@ class Emulator:
             self.fault(spec)
         mqtt = Listener(
             "mqtt", lambda: MqttProtocol(self.engine), self.chains, self.config.tls,
-            self.recorder, self.faults,
+            self.recorder, self.faults, self.policy,
         )  # fmt: skip
         self.mqtt = mqtt
         self.listeners.append(mqtt)
@@ -124,8 +132,9 @@ class Emulator:
         await self.front.start()
         self._stopping.append(self.front.stop)
         listener = Listener(
-            "https", self.front.factory, self.chains, self.config.tls, self.recorder, self.faults
-        )
+            "https", self.front.factory, self.chains, self.config.tls, self.recorder,
+            self.faults, self.policy,
+        )  # fmt: skip
         self.listeners.append(listener)
         await self._open("HTTPS", listener.start(self.config.bind, port))
         self.front.port = self.https_port = listener.port
@@ -166,6 +175,8 @@ class Emulator:
             self._plain.close()
         for stop in reversed(self._stopping):
             await stop()
+        if self.state is not None:
+            self.state.save(self.hub)
 
     def _load_chain(self) -> None:
         config = self.config
@@ -177,11 +188,42 @@ class Emulator:
         elif config.chain_file and config.key_file:
             self.chains.set(PemChain(_read(config.chain_file), _read(config.key_file)))
         else:
-            leaf = make_chain(config.host_names, config.bind)
+            leaf = self._own_leaf()
             self.chains.set(leaf)
             self.root_pem = leaf.root.pem
 
+    def _own_leaf(self) -> Leaf:
+        names = sorted({*self.hub.hosts, *self.config.tls.profiles, "localhost"})
+        addresses = sorted({"127.0.0.1", self.config.bind} - {"0.0.0.0", "::"})
+        if self.state is not None:
+            return self.state.leaf(names, addresses)
+        return (
+            Authority.root(f"Taproot emulator root {int(time.time())}")
+            .intermediate("Taproot emulator issuing CA")
+            .leaf(names[0], dns=names, ips=addresses)
+        )
+
+    def _apply_templates(self) -> None:
+        """Enforce what the ARM templates of hub and DPS say."""
+        try:
+            found = [one for path in self.config.templates for one in templates.load(path)]
+            if self.config.state_dir is not None:
+                templates.hold(self.config.state_dir, found)
+        except templates.TemplateError as error:
+            raise UsageFailed(str(error)) from None
+        for resource in found:
+            name = f"{resource.name}.azure-devices.net"
+            if resource.kind == "hub" and name not in self.hub.hosts:
+                self.hub.hosts.append(name)
+            if self.policy is None or resource.kind == "hub":
+                self.policy = resource.policy
+        if self.policy is not None and not self.policy.strict:
+            self.config.tls.profile = "unrestricted"
+
     def _register(self, device: DeviceConfig) -> Identity:
+        known = self.hub.registry.find(device.id)
+        if known is not None and self.state is not None:
+            return known  # from an earlier run; what is configured does not undo what was done
         found = self.hub.registry.add(
             device.id,
             auth=device.auth,
@@ -391,15 +433,6 @@ class Emulator:
             "devices": [found.summary() for found in self.hub.registry.all()],
             "faults": [fault.as_dict() for fault in self.faults.waiting],
         }
-
-
-def make_chain(names: list[str], bind: str = "127.0.0.1") -> Leaf:
-    """Make a root, an intermediate and a leaf for these names."""
-    issuing = Authority.root(f"Taproot emulator root {int(time.time())}").intermediate(
-        "Taproot emulator issuing CA"
-    )
-    addresses = sorted({"127.0.0.1", bind} - {"0.0.0.0", "::"})  # noqa: S104 - left out, not bound
-    return issuing.leaf(names[0], dns=sorted({*names, "localhost"}), ips=addresses)
 
 
 def _read(path: str) -> str:
