@@ -26,7 +26,13 @@ from hashlib import sha256
 import tls
 from micropython import const
 
-from ..errors import AzureIoTError, ConnectionFailedError, ProtocolError, TrustError
+from ..errors import (
+    AzureIoTError,
+    ConnectionFailedError,
+    CredentialError,
+    ProtocolError,
+    TrustError,
+)
 from . import verdict as _verdict
 from .build import build_of
 from .presented import Presented, RootList, certificate_message, common_name
@@ -110,6 +116,11 @@ class TLSContext:
         size = 0
         if self._credential is not None:
             size = certificate_message(self._credential.cert)
+        if not len(self.roots):
+            raise _named(
+                TrustError("%s: no root is stored for this connection" % host, "NO_ROOTS"),
+                "NO_ROOTS",
+            )
         self.plan = self.profile.plan(host, client_certificate=size, roots=1)
         try:
             self._context = self._make(host)
@@ -132,7 +143,10 @@ class TLSContext:
         else:
             self._load(context, host)
         if self._credential is not None:
-            context.load_cert_chain(self._credential.cert, self._credential.key)
+            try:
+                context.load_cert_chain(self._credential.cert, self._credential.key)
+            except ValueError as error:
+                raise _named(CredentialError("the device's %s" % error, error), "BAD_KEY")
         context.verify_callback = self._seen
         return context
 
@@ -234,22 +248,27 @@ class TLSContext:
         return None
 
     def explain(self, exc: Exception) -> AzureIoTError:
-        """Return our exception for what a read, write or wrap raised."""
+        """Return our exception for what a read, write or wrap raised.
+
+        Its `verdict` is the name in verdict.py's table.
+        """
         if isinstance(exc, AzureIoTError):
             return exc
         moved = alert = None
         first = 0
+        chain_seen = False
         if tlsopt is not None:
             moved = tlsopt.failed_allocs() != self._fails
             if self._context is not None:
                 seen = tlsopt.seen(self._context)
-                alert, first = seen.alert, seen.first
+                alert, first, chain_seen = seen.alert, seen.first, seen.certificate > 0
         name, kind, text = _verdict.verdict(
             exc,
             variant=tlsopt is not None,
             failed_allocs_moved=moved,
             clock_trusted=self.clock_trusted,
             alert=None if self._established else alert,
+            chain_seen=chain_seen,
             credential=self._credential is not None,
             established=self._established,
         )
@@ -262,12 +281,14 @@ class TLSContext:
         self._consider_retry(name)
         text = "%s: %s%s" % (self.host or "TLS", text, self._facts(name))
         if kind is TrustError:
-            return TrustError(text, name, exc)
-        if kind is ConnectionFailedError:
-            return ConnectionFailedError(text, name.lower(), exc)
-        if kind is ProtocolError:
-            return ProtocolError(text, name, exc)
-        return kind(text, exc)
+            error = TrustError(text, name, exc)
+        elif kind is ConnectionFailedError:
+            error = ConnectionFailedError(text, name.lower(), exc)
+        elif kind is ProtocolError:
+            error = ProtocolError(text, name, exc)
+        else:
+            error = kind(text, exc)
+        return _named(error, name)
 
     def _consider_retry(self, name: str) -> None:
         if name != "UNTRUSTED" or self.profile.build.ca_callback or self._named is not None:
@@ -339,3 +360,8 @@ class TLSContext:
 
 def _hex(data: bytes) -> str:
     return "".join(["%02x" % c for c in data])
+
+
+def _named(error: AzureIoTError, name: str) -> AzureIoTError:
+    error.verdict = name
+    return error

@@ -180,18 +180,22 @@ def verdict(
     clock_trusted: bool = True,
     alert: int | None = None,
     credential: bool = False,
+    chain_seen: bool = False,
     established: bool = False,
 ) -> tuple:
     """Return `(name, class, sentence)` for what a TLS connection raised.
 
     `variant`: the firmware has `tlsopt`. `failed_allocs_moved`: an allocation failed since the
     socket was wrapped (None: this firmware cannot tell). `alert`: number of the alert received,
-    when known. `credential`: the device offered a certificate. `established`: the handshake was
+    when known. `credential`: the device offered a certificate. `chain_seen`: the server presented
+    its chain, so version and suite were agreed. `established`: the handshake was
     over, so a lost connection is a dropped one.
     """
     name = _name(exc, alert, credential)
     if name == "PSS" and variant:
         name = "HANDSHAKE"  # builds with tlsopt leave TLS 1.3 out, so it is a genuine violation
+    if name == "CIPHER" and chain_seen:
+        name = "CLIENT_CERT"  # handshake_failure after that is about what the device answered
     if failed_allocs_moved:
         # A failed allocation inside chain verification passes for a bad signature: nothing that
         # happened in this handshake proves anything about the server.
