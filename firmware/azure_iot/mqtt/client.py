@@ -356,9 +356,8 @@ class MQTTClient:
                 n = await link.read_into(s.space())
             if not n:
                 raise ConnectionDroppedError("closed by the peer")
-            s.received(n)
-            while True:
-                event = s.next()
+            event = s.next(n)
+            while event:
                 if event == MESSAGE:
                     pid = s.pid
                     try:
@@ -372,10 +371,9 @@ class MQTTClient:
                             self._acknowledge(pid)
                     except Exception as error:
                         self._blame(error)
-                elif not event:
-                    break
                 else:
                     await self._event(event)
+                event = s.next()
             if self._error is not None:  # a write of ours has failed meanwhile
                 raise self._error
             turns += 1

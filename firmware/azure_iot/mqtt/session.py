@@ -20,8 +20,8 @@ Received bytes are parsed where they were read. A packet larger than the buffer 
 BEGIN and CHUNKs. Nothing is allocated per packet while topic and sizes repeat; `payload` is
 valid until the buffer is read into again.
 
-    mv = session.space(); session.received(read_into(mv))
-    while (event := session.next()): …          # session.topic, .payload, .qos, .pid, …
+    event = session.next(read_into(session.space()))
+    while event: …; event = session.next()      # session.topic, .payload, .qos, .pid, …
 """
 
 from azure_iot.deadlines import Deadlines
@@ -40,6 +40,7 @@ PING = const(1)
 
 _LAP = const(268431360)  # 65535 * 4096
 _RULE = "MQTT-4.8.0-1"
+_NO_ID = "MQTT-2.3.1-1"
 _WATCHED = ("CONNACK", "PUBACK", "SUBACK", "PINGRESP", "the rest of a packet")
 
 
@@ -69,8 +70,9 @@ class Session:
         self._name_at = self._name_end = -1
         self._topic = None  # the topic that stands in the out buffer, and where it ends
         self._at = 0
-        self._packet = None  # the last packet view and its end
-        self._packet_end = -1
+        self._out_view = memoryview(self._out)
+        self._packet = None  # the last packet view, its end, its remaining length if > 127
+        self._packet_end = self._packet_size = -1
         self._ack = bytearray(b"\x40\x02\0\0")
         size = 8
         while size <= window:
@@ -80,7 +82,6 @@ class Session:
         self._payloads = [None] * size
         self.tail = self.sent = self.head = 0
         self._again = 0  # numbers below this have been sent before
-        self._holes = 0
         self._pending = {}  # packet id of SUBSCRIBE (True) and UNSUBSCRIBE (False) in flight
         self.window = window
         self.clean = clean
@@ -92,7 +93,7 @@ class Session:
         self.topic = self.payload = None
         self.left = self.qos = self.pid = self.size = self.code = 0
         self.present = self.dup = False
-        self.packets = self.strangers = 0  # received; PUBACKs for nothing in flight
+        self.packets = self.strangers = 0  # received but PUBACKs; PUBACKs for nothing in flight
         self._alive = 0
         self._keys = [None] * 6
         self._ages = [0] * 6
@@ -106,20 +107,35 @@ class Session:
     def publish(self, topic: str, payload: bytes, qos: int) -> memoryview:
         """Return PUBLISH, in flight if `qos` is 1; needs room(). `rest` follows it on the wire.
 
-        Hot path: 48 B on a 32-bit heap, less when the length repeats.
+        Hot path: 48 B on a 32-bit heap, less when the length repeats. Eleven names and stack
+        places at most: with more, every call takes a frame from the heap.
         """
-        if not qos:
-            return self._encode(0x30, topic, payload, 0)
         if topic != self._topic:
             self._set_topic(topic)
-        i = self.head
-        if self._pending:
-            i = self._next_free(i)
-        j = i & self._mask
-        self._topics[j] = topic
-        self._payloads[j] = payload
-        self.head = self.sent = i + 1
-        return self._encode(0x32, topic, payload, i % 65535 + 1)
+        at = self._at
+        out = self._out
+        if qos:
+            end = self.head
+            if self._pending:
+                end = self._next_free(end)
+            self._topics[end & self._mask] = topic
+            self._payloads[end & self._mask] = payload
+            self.head = self.sent = end + 1
+            end = end % 65535 + 1
+            out[at] = end >> 8
+            out[at + 1] = end & 255
+            at += 2
+            qos = 2
+        end = at + len(payload)
+        if end > 132 or end >= len(out):  # remaining length above 127: more than one byte
+            return self._long(0x30 | qos, payload, at, end)
+        out[at:end] = payload
+        out[3] = 0x30 | qos
+        out[4] = end - 5
+        if end != self._packet_end:
+            self._packet_end = end
+            self._packet = self._out_view[3:end]
+        return self._packet
 
     def enqueue(self, topic: str, payload: "bytes | tuple") -> int:
         """Accept a message for later; return its number. A tuple is (qos, payload, …)."""
@@ -150,7 +166,6 @@ class Session:
             qos, payload = payload
         if not qos:  # sent once, then forgotten
             self._topics[j] = self._payloads[j] = None
-            self._holes += 1
             self._advance()
             return self._encode(0x30, topic, payload, 0)
         head = 0x3A if i < self._again else 0x32
@@ -185,7 +200,9 @@ class Session:
     def forget(self, number: int) -> None:
         """Give up a message that cannot be sent any more (its reader has changed)."""
         if not self.done(number):
-            self._free(number & self._mask)
+            number &= self._mask
+            self._topics[number] = self._payloads[number] = None
+            self._advance()
 
     def puback(self, pid: int) -> bytearray:
         """Return PUBACK for a message received; one buffer, so write it at once."""
@@ -221,7 +238,6 @@ class Session:
             if i - self.tail > self._mask:
                 self._grow()
             self._topics[i & self._mask] = None
-            self._holes += 1
             i += 1
             if self.sent == self.head:
                 self.sent = i
@@ -253,58 +269,49 @@ class Session:
         self._topic = topic
 
     def _encode(self, head: int, topic: str, payload: bytes, pid: int) -> memoryview:
-        """Return PUBLISH in the out buffer; what does not fit is left in `rest`."""
+        """Return a PUBLISH that was accepted before; what does not fit is left in `rest`."""
         if topic != self._topic:
             self._set_topic(topic)
-        out = self._out
         at = self._at
         if pid:
-            out[at] = pid >> 8
-            out[at + 1] = pid & 255
+            self._out[at] = pid >> 8
+            self._out[at + 1] = pid & 255
             at += 2
-        end = at + len(payload)
-        if end > len(out):
-            self.rest = memoryview(payload)[len(out) - at :]
-            out[at:] = memoryview(payload)[: len(out) - at]
-            return self._header(head, end - 5, len(out))
-        out[at:end] = payload
-        if end < 133:  # remaining length below 128: one byte
-            out[3] = head
-            out[4] = end - 5
-            if end != self._packet_end:
-                self._packet_end = end
-                self._packet = memoryview(out)[3:end]
-            return self._packet
-        return self._header(head, end - 5, end)
+        return self._long(head, payload, at, at + len(payload))
 
-    def _header(self, head: int, size: int, end: int) -> memoryview:
-        """Write first byte and remaining length before the topic; return the packet."""
+    def _long(self, head: int, payload: bytes, at: int, end: int) -> memoryview:
+        """Put `payload` at `at` and the header before the topic; return the packet."""
         out = self._out
+        size = end - 5
+        if end > len(out):
+            end = len(out)
+            payload = memoryview(payload)
+            self.rest = payload[end - at :]
+            payload = payload[: end - at]
+        out[at:end] = payload
         at = 4 - packet.length_size(size)
         out[at] = head
         packet.put_length(out, at + 1, size)
-        if end != self._packet_end or len(self._packet) != end - at:
+        if size != self._packet_size or end != self._packet_end:
+            self._packet_size = size
             self._packet_end = end
-            self._packet = memoryview(out)[at:end]
+            self._packet = self._out_view[at:end]
         return self._packet
 
     # Receiving
 
     def space(self) -> memoryview:
-        """Return where to read into; never empty."""
-        pos, end = self._pos, self._end
-        if pos == end:
-            self._pos = self._end = 0
+        """Return where to read into; never empty. Only after next() returned 0."""
+        n = self._end
+        if not n:
             return self._all
+        pos = self._pos
         if pos:
-            self._in[0 : end - pos] = self._all[pos:end]
-            self._pos, self._end = 0, end - pos
-            end -= pos
-        return self._all[end:]
-
-    def received(self, n: int) -> None:
-        """Take over `n` bytes read into space()."""
-        self._end += n
+            n -= pos
+            self._in[0:n] = self._all[pos : pos + n]
+            self._pos = 0
+            self._end = n
+        return self._all[n:]
 
     def feed(self, data: "bytes | memoryview") -> int:
         """Copy in as much of `data` as there is space for; return how much."""
@@ -314,49 +321,57 @@ class Session:
         self._end += n
         return n
 
-    def next(self) -> int:
-        """Return the next event, 0 when more bytes are needed. PUBACKs are dealt with here.
+    def next(self, n: int = 0) -> int:
+        """Take over `n` bytes read into space(); return the next event, 0 when there is none.
 
-        Hot path: nothing allocated while topic and sizes repeat.
+        PUBACKs are dealt with here. Hot path: nothing allocated while topic and sizes repeat,
+        eleven places at most (see publish).
         """
+        at = self._pos
+        n += self._end
+        self._end = n
+        data = self._in
         while True:
-            if self.left or self._skip:
-                return self._next_chunk()
-            at = self._pos
-            if self._end - at < 2:
-                return 0
-            data = self._in
-            head = data[at]
-            size = data[at + 1]
-            body = at + 2
-            if size > 127:
-                size = self._length(at)
-                if size < 0:
-                    return 0
-                body = self._body
-            end = body + size
-            if head == 0x40:
-                if size != 2:
-                    raise ProtocolError("PUBACK of %d bytes" % size, _RULE)
-                if end > self._end:
-                    return 0
-                self._pos = end
-                self.packets += 1
-                i = self.tail
-                if i != self.sent and (data[body] << 8 | data[body + 1]) == i % 65535 + 1:
-                    i &= self._mask
-                    self._topics[i] = self._payloads[i] = None
-                    self.tail += 1
-                    if self._holes:
-                        self._advance()
+            while n - at >= 4 and data[at] == 0x40 and data[at + 1] == 2 and not self.left:
+                tail = self.tail
+                if tail != self.sent and data[at + 2] << 8 | data[at + 3] == tail % 65535 + 1:
+                    self.tail = tail + 1
+                    self._payloads[tail & self._mask] = None
                 else:
-                    self._other_ack(data[body] << 8 | data[body + 1])
-            elif head & 0xF0 == 0x30:
-                return self._publish(head, body, end)
-            else:
-                head = self._control(head, body, end)
-                if head >= 0:
-                    return head
+                    self._other_ack(data[at + 2] << 8 | data[at + 3])
+                at += 4
+            if at == n:
+                self._pos = self._end = 0
+                return 0
+            self._pos = at
+            tail = self._other(at)
+            if tail >= 0:
+                return tail
+            at = self._pos
+
+    def _other(self, at: int) -> int:
+        """Handle what is not a whole PUBACK; -1 = look again."""
+        if self.left:
+            return self._next_chunk()
+        if self._end - at < 2:
+            return 0
+        data = self._in
+        size = data[at + 1]
+        if size > 127:
+            size = self._length(at)
+            if size < 0:
+                return 0
+            body = self._body
+        else:
+            body = at + 2
+        at = data[at]
+        if at & 0xF0 == 0x30:
+            return self._publish(at, body, body + size)
+        if at == 0x40:
+            if size != 2:
+                raise ProtocolError("PUBACK of %d bytes" % size, _RULE)
+            return 0
+        return self._control(at, body, body + size)
 
     def _length(self, at: int) -> int:
         """Decode a remaining length of two to four bytes; -1 when it is not all there."""
@@ -381,70 +396,46 @@ class Session:
         if not self.online:
             raise ProtocolError("PUBACK before CONNACK", "MQTT-3.2.0-1")
         if not pid:
-            raise ProtocolError("packet id 0", "MQTT-2.3.1-1")
+            raise ProtocolError("packet id 0", _NO_ID)
+        self._advance()
         ahead = (pid - 1 - self.tail) % 65535
         if ahead < self.sent - self.tail:
             i = (self.tail + ahead) & self._mask
             if self._topics[i] is not None:
-                self._free(i)
+                self._topics[i] = self._payloads[i] = None
+                self._advance()
                 return
         self.strangers += 1  # answered twice, or by a server that remembers more than we do
-
-    def _free(self, i: int) -> None:
-        self._topics[i] = self._payloads[i] = None
-        self._holes += 1
-        self._advance()
 
     def _advance(self) -> None:
         """Move `tail` over what is finished."""
         while self.tail != self.sent and self._topics[self.tail & self._mask] is None:
             self.tail += 1
-            if self._holes:
-                self._holes -= 1
 
     def _publish(self, head: int, body: int, end: int) -> int:
-        """Handle PUBLISH, `end` being where it will end."""
-        have = self._end
-        whole = end <= have
-        if not whole:
-            if not self.online:
-                raise ProtocolError("PUBLISH before CONNACK", "MQTT-3.2.0-1")
-            self._check_head(head, end - body, body)
-            if end - self._pos <= len(self._in):
-                return 0
+        """Handle PUBLISH, `end` being where it will end. At most eleven places, as above."""
+        if end > self._end or end - body < 2 or not self.online:
+            return self._partial(head, body, end)
         data = self._in
-        qos = head >> 1 & 3
-        if body + 2 > have or body + 2 > end:
-            if whole:
-                raise ProtocolError("PUBLISH without a topic", _RULE)
-            return 0
-        start = body + 2 + (data[body] << 8 | data[body + 1])  # end of the topic
-        at = start + 2 if qos else start
-        if not whole:
-            if at > have:
-                return self._overlong(head, body, at, end)
-        elif qos > 1 or at > end or not self.online:
-            self._check_head(head, end - body, body)
-        if qos:
+        start = data[body] << 8 | data[body + 1]
+        body += 2
+        start += body  # end of the topic
+        at = start
+        if head & 6:
+            at += 2
+            if at > end or head & 4:
+                self._check_head(head, body - 2, end)
+            self.qos = 1
             self.pid = data[start] << 8 | data[start + 1]
             if not self.pid:
-                raise ProtocolError("packet id 0", "MQTT-2.3.1-1")
+                raise ProtocolError("packet id 0", _NO_ID)
         else:
-            self.pid = 0
-            if head & 8:
-                raise ProtocolError("DUP with QoS 0", "MQTT-3.3.1-2")
-        self.qos = qos
+            if at > end or head & 8:
+                self._check_head(head, body - 2, end)
+            self.qos = self.pid = 0
         self.dup = head & 8
-        if (
-            start != self._name_end
-            or body + 2 != self._name_at
-            or self._name_view != self._name
-        ):
-            self._new_name(body + 2, start)
-        if not whole:
-            self._pos = at
-            self.left = self.size = end - at
-            return BEGIN
+        if start != self._name_end or body != self._name_at or self._name_view != self._name:
+            self._new_name(body, start)
         self._pos = end
         self.packets += 1
         if at != self._view_at or end != self._view_end:
@@ -454,7 +445,7 @@ class Session:
         self.payload = self._view
         return MESSAGE
 
-    def _check_head(self, head: int, size: int, body: int) -> None:
+    def _check_head(self, head: int, body: int, end: int) -> None:
         """Refuse a PUBLISH whose first bytes are wrong, also before the rest is there."""
         if not self.online:
             raise ProtocolError("PUBLISH before CONNACK", "MQTT-3.2.0-1")
@@ -463,10 +454,41 @@ class Session:
             raise ProtocolError("QoS 3", "MQTT-3.3.1-4")
         if qos == 2:
             raise ProtocolError("QoS 2, which was never asked for", "MQTT-3.8.4-6")
+        if head & 8 and not qos:
+            raise ProtocolError("DUP with QoS 0", "MQTT-3.3.1-2")
+        size = end - body
+        n = 0
         if body + 2 <= self._end:
             n = self._in[body] << 8 | self._in[body + 1]
-            if n + 2 + (2 if qos else 0) > size:
-                raise ProtocolError("topic of %d bytes in a packet of %d" % (n, size), _RULE)
+        if n + 2 + 2 * qos > size:
+            raise ProtocolError("topic of %d bytes in a packet of %d" % (n, size), _RULE)
+
+    def _partial(self, head: int, body: int, end: int) -> int:
+        """Wait for the rest of a PUBLISH, or begin one that is larger than the buffer."""
+        self._check_head(head, body, end)
+        if end - self._pos <= len(self._in) or body + 2 > self._end:
+            return 0
+        data = self._in
+        body += 2
+        start = body + (data[body - 2] << 8 | data[body - 1])
+        self.qos = head >> 1 & 3
+        self.dup = head & 8
+        self._skip = start + 2 * self.qos - body
+        if body + self._skip > self._end:
+            if self._skip + body - self._pos <= len(data):
+                self._skip = 0
+                return 0  # topic and packet id will fit
+            self.topic = None
+        else:
+            self._new_name(body, start)
+            self._skip = 2 * self.qos
+            body = start
+        self.left = end - body
+        self._pos = body
+        if not self._skip:
+            self.pid = 0
+            return self._begin(0)
+        return self._next_chunk()
 
     def _new_name(self, at: int, end: int) -> None:
         """Decode a topic and remember the view it came in."""
@@ -478,39 +500,23 @@ class Session:
         self._name_at = at
         self._name_end = end
 
-    def _overlong(self, head: int, body: int, at: int, end: int) -> int:
-        """Start a large message whose topic is not all there: wait, or pass over it."""
-        if at - self._pos <= len(self._in):
-            return 0
-        self.topic = None
-        self.qos = head >> 1 & 3
-        self.dup = head & 8
-        self.pid = 0
-        self.left = self.size = end - at
-        self._skip = at - (body + 2)
-        self._pos = body + 2
-        return self._next_chunk()
-
     def _next_chunk(self) -> int:
         """Hand out what is there of a large message."""
         have = self._end - self._pos
-        if self._skip:
-            keep = 2 if self.qos else 0
-            n = min(have, self._skip - keep)
+        if self._skip:  # an overlong topic, then the packet id
+            keep = 2 * self.qos
+            n = max(0, min(have, self._skip - keep))
             self._skip -= n
             self._pos += n
-            have -= n
-            if self._skip > keep or have < keep:
+            self.left -= n
+            if self._skip > keep or have - n < keep:
                 return 0
+            self.pid = 0
             if keep:
                 self.pid = self._in[self._pos] << 8 | self._in[self._pos + 1]
-                self._pos += 2
                 if not self.pid:
-                    raise ProtocolError("packet id 0", "MQTT-2.3.1-1")
-            self._skip = 0
-            if not self.left:
-                self.packets += 1
-            return BEGIN
+                    raise ProtocolError("packet id 0", _NO_ID)
+            return self._begin(keep)
         if not have:
             return 0
         n = min(have, self.left)
@@ -520,6 +526,16 @@ class Session:
         if not self.left:
             self.packets += 1
         return CHUNK
+
+    def _begin(self, n: int) -> int:
+        """Announce a large message, `n` bytes of packet id being read."""
+        self._pos += n
+        self._skip = 0
+        self.left -= n
+        self.size = self.left
+        if not self.left:
+            self.packets += 1
+        return BEGIN
 
     def _control(self, head: int, body: int, end: int) -> int:
         """Handle what is neither PUBLISH nor PUBACK; -1 = nothing to tell, 0 = not all there."""
@@ -602,6 +618,7 @@ class Session:
         Each answer waited for has a key that changes with progress: the age of an unchanged key
         is compared, so no packet has to read a clock. Found late by two calls at most.
         """
+        self._advance()
         if self.tail >= _LAP:
             self.tail -= _LAP
             self.sent -= _LAP
@@ -611,7 +628,7 @@ class Session:
         # A PING is due after 5/8 of the keep alive without a round trip, its answer within 1/4:
         # with the sampling a dead peer is found within 1.375 times the keep alive.
         idle = self.keepalive_s * 625
-        partial = self.left or self._skip or self._pos != self._end
+        partial = self.left or self._pos != self._end
         busy = self.busy
         self._watch(0, None if self.online else 1, ms, d.connack_ms)
         waiting = self.sent != self.tail and not busy
@@ -621,7 +638,7 @@ class Session:
         self._watch(3, 1 if self.pinging and not partial and not busy else None, ms, pong)
         # one allowance per 16 KB; `left` shrinks, so the size counts
         allowed = d.packet_ms * (1 + (self.size >> 14 if self.left else 0))
-        self._watch(4, self.packets if partial else None, ms, allowed)
+        self._watch(4, self.packets + self.tail if partial else None, ms, allowed)
         if not idle or self.pinging or not self.online or busy:
             return 0
         key = self.tail + self._alive

@@ -1,0 +1,383 @@
+# One program for every figure of `taproot bench mqtt`: connect, count a loop, print.
+# Arguments: mode qos payload n host port root.der user password [plain]
+# Counters bracket the loop only: callgrind through putenv/unsetenv, heap through mem_alloc.
+import asyncio
+import gc
+import os
+import socket
+import sys
+import time
+
+import tls
+from azure_iot.deadlines import Deadlines
+from azure_iot.mqtt.session import CHUNK, MESSAGE
+
+MODE, QOS, SIZE, N = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+HOST, PORT, (ROOT, USER, PASSWORD) = sys.argv[5], int(sys.argv[6]), sys.argv[7:10]
+PLAIN = len(sys.argv) > 10
+TOPIC = "devices/dev1/messages/events/"
+PAYLOAD = bytes(SIZE)
+
+
+class Counter:
+    def __enter__(self):
+        gc.collect()
+        gc.collect()
+        if PLAIN or MODE.endswith("heap"):
+            gc.disable()
+        self.heap = gc.mem_alloc()
+        self.time = time.ticks_us()
+        os.putenv("CG", "1")
+
+    def __exit__(self, *_):
+        os.unsetenv("CG")
+        took = time.ticks_diff(time.ticks_us(), self.time)
+        heap = gc.mem_alloc() - self.heap
+        print("RESULT", heap, took)
+
+
+def raw_socket():
+    sock = socket.socket()
+    sock.setsockopt(6, 1, 1)
+    sock.connect(socket.getaddrinfo(HOST, PORT)[0][-1])
+    return sock
+
+
+def context():
+    found = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)
+    with open(ROOT, "rb") as file:
+        found.load_verify_locations(file.read())
+    return found
+
+
+def blocking():
+    sock = raw_socket()
+    if PLAIN:
+        return sock
+    return context().wrap_socket(sock, server_hostname="localhost")
+
+
+def connect(stream, client_id):
+    from azure_iot.mqtt import packet
+
+    stream.write(packet.connect(client_id, 60, True, USER, PASSWORD, None))
+    reply = stream.read(4)
+    if reply != b" \x02\0\0":
+        raise ValueError("CONNACK %r" % reply)
+
+
+def publish_packet():
+    body = bytes([0, len(TOPIC)]) + TOPIC.encode() + (b"\0\1" if QOS else b"") + PAYLOAD
+    size, head = len(body), bytearray([0x32 if QOS else 0x30])
+    while True:
+        head.append(size & 127 | (128 if size > 127 else 0))
+        size >>= 7
+        if not size:
+            return bytes(head) + body
+
+
+def floor_publish():
+    stream = blocking()
+    connect(stream, "floor")
+    out, ack = publish_packet(), bytearray(4)
+    for _ in range(2):
+        write_all(stream, out)
+        if QOS:
+            stream.readinto(ack)
+    with Counter():
+        if QOS:
+            for _ in range(N):
+                stream.write(out)
+                stream.readinto(ack)
+        else:
+            for _ in range(N):
+                stream.write(out)
+    done(stream)
+
+
+def write_all(stream, out):
+    stream.write(out)
+
+
+def done(stream):
+    # one more QoS 1 publish: its PUBACK says that everything before was taken
+    stream.write(b"\x32\x07\0\x03end\xff\xff")
+    stream.read(4)
+    stream.close()
+
+
+def subscribe(stream, topic):
+    from azure_iot.mqtt import packet
+
+    stream.write(packet.subscribe(1, topic, QOS))
+    stream.read(5)
+    print("READY")
+
+
+def floor_receive():
+    stream = blocking()
+    connect(stream, "floor")
+    subscribe(stream, TOPIC)
+    size = len(publish_packet())
+    data = memoryview(bytearray(size))
+    ack = bytearray(b"\x40\x02\0\0")
+    at = size - SIZE - 2
+
+    def once():
+        n = 0
+        while n < size:
+            n += stream.readinto(data[n:] if n else data)
+        if QOS:
+            ack[2], ack[3] = data[at], data[at + 1]
+            stream.write(ack)
+
+    once()
+    once()
+    with Counter():
+        if SIZE < 16000:
+            if QOS:
+                for _ in range(N):
+                    stream.readinto(data)
+                    ack[2] = data[at]
+                    ack[3] = data[at + 1]
+                    stream.write(ack)
+            else:
+                for _ in range(N):
+                    stream.readinto(data)
+        else:
+            for _ in range(N):
+                once()
+    stream.close()
+
+
+def new_session():
+    from azure_iot.mqtt.session import Session
+
+    session = Session(buffer_in=BUFFER, buffer_out=BUFFER, window=16, clean=True)
+    return session
+
+
+BUFFER = 4096
+
+
+def core_publish():
+    # the protocol path: session and the transport's own methods, no event loop
+    stream = blocking()
+    connect(stream, "core")
+    s = new_session()
+    s.feed(b" \x02\0\0")
+    s.next()
+    write, read = stream.write, stream.readinto
+    if QOS and not PLAIN:
+        stream.setblocking(False)
+    send_counted(s, 2, write, read, False)
+    send_counted(s, N, write, read, True)
+    if QOS and not PLAIN:
+        stream.setblocking(True)
+    done(stream)
+
+
+def send_counted(s, n, write, read, counted):
+    # few names, so that this frame does not come from the heap it measures
+    pause = time.sleep_ms
+    counter = Counter()
+    if counted:
+        counter.__enter__()
+    while n:
+        n -= 1
+        write(s.publish(TOPIC, PAYLOAD, QOS))
+        if s.rest is not None:
+            write(s.rest)
+            s.rest = None
+        while s.tail != s.sent:
+            pause(2)  # instead of the event loop: let the PUBACK come; "none" counts these
+            s.next(read(s.space()) or 0)
+    if counted:
+        counter.__exit__()
+
+
+def core_receive():
+    stream = blocking()
+    connect(stream, "core")
+    subscribe(stream, TOPIC)
+    s = new_session()
+    s.feed(b" \x02\0\0")
+    s.next()
+    stream.setblocking(False)
+    write, read = stream.write, stream.readinto
+    take_counted(s, 2, write, read, False)
+    take_counted(s, N, write, read, True)
+    stream.close()
+
+
+def take_counted(s, n, write, read, counted):
+    pause = time.sleep_ms
+    counter = Counter()
+    if counted:
+        counter.__enter__()
+    event = 0
+    while n:
+        event = s.next(event)
+        if event == MESSAGE or event == CHUNK and not s.left:
+            n -= 1
+            if s.qos:
+                write(s.puback(s.pid))
+            event = 0
+        elif not event:
+            pause(2)
+            event = read(s.space()) or 0
+        else:
+            event = 0
+    if counted:
+        counter.__exit__()
+
+
+class Context:
+    def __init__(self):
+        self._context = context()
+
+    def wrap(self, sock, host):
+        return self._context.wrap_socket(
+            sock, server_hostname=host, do_handshake_on_connect=False
+        )
+
+    def explain(self, error):
+        return error
+
+
+CONTEXT = Context() if not PLAIN and MODE.startswith(("aio", "ram")) else None
+
+
+async def opener():
+    from azure_iot.transport import open_tcp, open_tls
+
+    if PLAIN:
+        return await open_tcp(HOST, PORT, deadlines=DEADLINES)
+    return await open_tls("localhost", PORT, CONTEXT, deadlines=DEADLINES)
+
+
+DEADLINES = Deadlines()
+
+
+def new_client(window=16):
+    from azure_iot.mqtt.client import MQTTClient
+
+    return MQTTClient(
+        opener,
+        "aio",
+        credentials=(USER, PASSWORD),
+        window=window,
+        clean_session=True,
+        buffer_in=BUFFER,
+        buffer_out=BUFFER,
+        deadlines=DEADLINES,
+    )
+
+
+async def aio_publish(one_by_one):
+    client = new_client()
+    await client.start()
+    await client.connected_once(20)
+
+    async def send(n):
+        number = 0
+        if one_by_one:
+            for _ in range(n):
+                number = await client.publish(TOPIC, PAYLOAD, QOS)
+                await client.delivered(number)
+        else:
+            for _ in range(n):
+                number = await client.publish(TOPIC, PAYLOAD, QOS)
+            if QOS:
+                await client.delivered(number)
+
+    await send(20)
+    with Counter():
+        await send(N)
+    await client.delivered(await client.publish(TOPIC, b"end"))
+    await client.stop()
+
+
+async def aio_receive():
+    client = new_client()
+    seen = [0]
+    over = asyncio.Event()
+    counter = Counter()
+
+    def take(topic, payload, qos, pid):
+        seen[0] += 1
+        if seen[0] == 3:
+            counter.__enter__()
+        if seen[0] == N + 3:
+            counter.__exit__()
+            over.set()
+
+    client.on_message = take
+    await client.start()
+    await client.connected_once(20)
+    await client.subscribe(TOPIC, QOS)
+    print("READY")
+    await over.wait()
+    await client.stop()
+
+
+def used():
+    gc.collect()
+    gc.collect()
+    return gc.mem_alloc()
+
+
+async def ram():
+    # the client's own heap: everything between an open transport and a connected client
+    import azure_iot.mqtt.client
+    import azure_iot.transport
+
+    await asyncio.sleep_ms(1)
+    transport = await opener()
+    await transport.close()
+    del transport
+    before = used()
+    transport = await opener()
+    socket_only = used() - before
+    await transport.close()
+    del transport
+    before = used()
+    client = new_client(8)
+    await client.start()
+    await client.connected_once(20)
+    await asyncio.sleep_ms(300)
+    print("RESULT", used() - before - socket_only - 2 * BUFFER, socket_only)
+    await client.stop()
+
+
+def import_ram():
+    import binascii
+    import struct
+
+    from azure_iot import errors, log
+
+    asyncio.Lock, asyncio.Event
+    before = used()
+    import azure_iot.mqtt.client
+
+    print("RESULT", used() - before, 0)
+
+
+MODES = {
+    "floor.pub": floor_publish,
+    "floor.recv": floor_receive,
+    "core.pub": core_publish,
+    "core.recv": core_receive,
+    "aio.pub": lambda: asyncio.run(aio_publish(False)),
+    "aio.one": lambda: asyncio.run(aio_publish(True)),
+    "aio.recv": lambda: asyncio.run(aio_receive()),
+    "ram": lambda: asyncio.run(ram()),
+    "import": import_ram,
+}
+if MODE == "none":
+    pause = time.sleep_ms
+    with Counter():
+        for _ in range(N):
+            pause(2)
+else:
+    MODES[MODE.split("+")[0]]()
