@@ -39,6 +39,7 @@ More control, the same parts (what a drill's device program uses):
 """
 
 import asyncio
+import gc
 
 from micropython import const
 
@@ -53,6 +54,9 @@ if TYPE_CHECKING:
     from .trust.manager import TrustManager
 
 _FEED_MS = const(1000)
+# Collecting after every 8 KiB keeps what lives long together at the start of the heap. Without it
+# the allocator walks through all of it first, and no block is left for TLS's input buffer.
+_GC_THRESHOLD = const(8192)
 
 
 class Agent:
@@ -72,6 +76,8 @@ class Agent:
         """
         platform = self.platform
         config = platform.config
+        gc.collect()
+        gc.threshold(_GC_THRESHOLD)
         self._feeder = asyncio.create_task(self._feed())
         options = dict(config.get("client", {}))
         options["clock"] = self.clock

@@ -23,8 +23,8 @@ from taproot.trust.roots import cloud_roots
 
 HEAPS = {"unix64": "192k", "unix32": "96k"}
 _TELEMETRY_MS = 50
-# a device must be able to hold what it accepts during the longest blackout of the story
-_MAX_PENDING = 64
+# Enough for what the story demands of a device without a connection, little enough for 96 KiB.
+_MQTT = {"max_pending": 40, "buffer_out": 1024}
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class World:
             "factory_folder": "factory",
             "trust_folder": "trust",
             "update_agent": update_agent,
-            "client": {"port": self.emu.mqtt_port, "mqtt": {"max_pending": _MAX_PENDING}},
+            "client": {"port": self.emu.mqtt_port, "mqtt": _MQTT},
             "telemetry_ms": _TELEMETRY_MS,
         }
         device = Device(
