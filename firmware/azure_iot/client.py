@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .hub import Message
+    from .twin import DesiredChange
 
 _SETTLE_RETRY_MS = const(5000)
 
@@ -120,11 +121,11 @@ class IoTHubDeviceClient:
         self._tasks = []
         self._settling = None
         self.on_event = None
-        self.updater = None
+        self._updater = None
         if trust is not None:
             trust.on_change = self._on_trust_change
             if update_agent:
-                self._use_updater(profile)
+                self._use_twin().listeners.append(self._on_desired)
 
     # Constructors
 
@@ -197,8 +198,8 @@ class IoTHubDeviceClient:
             return
         await self._mqtt.start()
         self._tasks.append(asyncio.create_task(self._renew()))
-        if self.updater is not None:
-            self._tasks.append(asyncio.create_task(self.updater.run()))
+        if self._updater is not None:
+            self._tasks.append(asyncio.create_task(self._updater.run()))
 
     async def connect(self, timeout_s: "int | None" = None) -> None:
         """Connect and wait until the hub has accepted this device.
@@ -471,12 +472,17 @@ class IoTHubDeviceClient:
 
     # Trust
 
-    def _use_updater(self, profile: "object | None") -> None:
-        from .updater import Updater
+    def _on_desired(self, change: "DesiredChange") -> None:
+        """Give the member `trust` to the updater, which is loaded when the first one comes."""
+        if self._updater is None:
+            if "trust" not in change.patch:
+                return
+            from .updater import Updater
 
-        self.updater = Updater(self.trust, randbelow, profile=profile)
-        self.updater.on_result = self._report_soon
-        self._use_twin().listeners.append(self.updater.on_desired)
+            self._updater = Updater(self.trust, randbelow, profile=self._link.profile)
+            self._updater.on_result = self._report_soon
+            self._tasks.append(asyncio.create_task(self._updater.run()))
+        self._updater.on_desired(change)
 
     def _report_soon(self) -> None:
         if self.connected.is_set():
