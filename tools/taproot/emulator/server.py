@@ -35,6 +35,7 @@ from taproot.emulator.recovery import RecoveryServer
 from taproot.emulator.registry import Identity
 from taproot.emulator.state import State
 from taproot.emulator.templates import TLSPolicy
+from taproot.emulator.renewal import Renewal
 from taproot.emulator.tls import Certificate, Chains, Listener, PemChain
 from taproot.emulator.twin import stamp
 from taproot.pki import Authority, Leaf
@@ -73,6 +74,7 @@ class Emulator:
         if self.config.preview:
             self.dps.issuer = Issuer()
             self.hub.registry.roots.append(self.dps.issuer.root.cert)
+            self.hub.renewal = Renewal(self.dps.issuer, self.clock.now, self.recorder.emit)
         self.engine.services = [DPSService(self.dps), self.hub]
         self.chains = Chains()
         self.root_pem: str | None = None
