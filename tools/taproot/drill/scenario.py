@@ -254,7 +254,7 @@ class Story:
         heap = device.last("heap") or {}
         return {
             "connections": len(connects),
-            "tls": last.get("tls_version"),
+            "tls": last.get("tls"),
             "suite": last.get("suite"),
             "mfl_asked": last.get("mfl_asked"),
             "heap": {key: value for key, value in heap.items() if key not in ("ev", "time", "boot")},
