@@ -2,7 +2,7 @@
 
 One maker for the whole project: a test that needs an odd certificate adds an option here.
 Every maker takes `extensions`, a list of (extension, critical), which replaces one of the same
-type: that is how certificates come to lack CA:TRUE, carry name constraints and so on.
+type (a type in place of an extension leaves it out): that is how certificates come to lack CA:TRUE, carry name constraints and so on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 KINDS = ("rsa1024", "rsa2048", "rsa3072", "rsa4096", "p256", "p384")
@@ -36,9 +36,10 @@ def _now() -> dt.datetime:
     return dt.datetime.now(dt.timezone.utc).replace(microsecond=0)
 
 
-def _hash_for(key: Any, name: str | None) -> hashes.HashAlgorithm:
+def _hash_for(key: Any, name: str | None) -> hashes.SHA256 | hashes.SHA384:
     if name:
-        return {"sha1": hashes.SHA1, "sha256": hashes.SHA256, "sha384": hashes.SHA384}[name]()
+        # SHA-1: see _sign_sha1
+        return {"sha1": hashes.SHA256, "sha256": hashes.SHA256, "sha384": hashes.SHA384}[name]()
     if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name == "secp384r1":
         return hashes.SHA384()
     return hashes.SHA256()
@@ -81,11 +82,39 @@ def _sign(
         .not_valid_before(start)
         .not_valid_after(not_after or max(start, _now()) + dt.timedelta(days=days))
     )
-    taken = {type(extension) for extension, _ in replaced}
+    taken = {e if isinstance(e, type) else type(e) for e, _ in replaced}
     for extension, critical in [e for e in extensions if type(e[0]) not in taken] + list(replaced):
-        if extension is not None:
+        if not isinstance(extension, type):
             builder = builder.add_extension(extension, critical)
-    return builder.sign(issuer_key, _hash_for(issuer_key, hash_name))
+    cert = builder.sign(issuer_key, _hash_for(issuer_key, hash_name))
+    return _sign_sha1(cert, issuer_key) if hash_name == "sha1" else cert
+
+
+# AlgorithmIdentifier in DER: (what the builder has written, the same with SHA-1)
+_RSA_OIDS = ("300d06092a864886f70d01010b0500", "300d06092a864886f70d0101050500")
+_ECDSA_OIDS = ("300a06082a8648ce3d040302", "300906072a8648ce3d0401")
+
+
+def _sign_sha1(cert: x509.Certificate, key: Any) -> x509.Certificate:
+    """Sign a certificate again with SHA-1, which the builder no longer does: negative tests."""
+    rsa_key = isinstance(key, rsa.RSAPrivateKey)
+    old, new = (bytes.fromhex(oid) for oid in (_RSA_OIDS if rsa_key else _ECDSA_OIDS))
+    tbs = cert.tbs_certificate_bytes
+    content = tbs[2 + (tbs[1] & 127 if tbs[1] & 128 else 0) :]
+    tbs = _der(0x30, content.replace(old, new, 1))
+    if rsa_key:
+        signature = key.sign(tbs, padding.PKCS1v15(), hashes.SHA1())  # noqa: S303
+    else:
+        signature = key.sign(tbs, ec.ECDSA(hashes.SHA1()))  # noqa: S303
+    return x509.load_der_x509_certificate(_der(0x30, tbs + new + _der(0x03, b"\0" + signature)))
+
+
+def _der(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    if size < 128:
+        return bytes((tag, size)) + content
+    length = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes((tag, 128 | len(length))) + length + content
 
 
 def _pem_key(key: Any) -> bytes:
