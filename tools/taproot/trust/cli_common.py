@@ -140,6 +140,7 @@ def tell(report: Report, findings: list[guards.Finding], overridden: list[guards
     report.facts["overridden"] = sorted({f.code for f in overridden})
 
 
-def inside(path: Path, home: Path) -> bool:
-    """Tell whether a file lies in the operator's folder."""
-    return path.resolve().is_relative_to(home.resolve())
+def within(path: Path, home: Path) -> Path | None:
+    """Return a file of the operator's folder as `home/…`, or None if it lies elsewhere."""
+    found, base = path.resolve(), home.resolve()
+    return home / found.relative_to(base) if found.is_relative_to(base) else None

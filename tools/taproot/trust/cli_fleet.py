@@ -69,6 +69,9 @@ def _service(
 @click.option("--stage-timeout", default=900.0, show_default=True, help="Seconds per stage.")
 @click.option("--poll", default=5.0, show_default=True, help="Seconds between looks.")
 @click.option("--max-failures", default=0, show_default=True, help="More than these stop it.")
+@click.option(
+    "--offline-grace", default=120.0, show_default=True, help="Seconds to wait for them."
+)
 @click.option("--dry-run", is_flag=True, help="Only say who would be next.")
 @hub_options
 @telling_twice
@@ -86,6 +89,7 @@ def publish(
     stage_timeout: float,
     poll: float,
     max_failures: int,
+    offline_grace: float,
     dry_run: bool,
     connection_file: Path | None,
     port: int,
@@ -122,7 +126,9 @@ def publish(
             for name, ids in plan:
                 report.step(name, True, f"{len(ids)} devices: {', '.join(ids[:10])}", devices=ids)
             return
-        run = rollout.Rollout(hub, offer, stage_timeout, poll, max_failures, report.say)
+        run = rollout.Rollout(
+            hub, offer, stage_timeout, poll, max_failures, offline_grace, report.say
+        )
         done = run.run(plan)
         for stage in done:
             _show_stage(report, stage, max_failures)

@@ -16,13 +16,13 @@ from taproot.trust import package as packages
 from taproot.trust.builder import KeySet, Role
 from taproot.trust.cli_common import (
     home_of,
-    inside,
     reporting,
     role_of,
     situation,
     tell,
     telling_twice,
     when,
+    within,
     workspace,
 )
 from taproot.trust.guards import enforce, walk_findings
@@ -233,8 +233,9 @@ def keygen(
     report.step("public", True, f"{public}  kid {key.kid}")
     report.facts.update({"kid": key.kid, "alg": key.alg, "bits": key.bits})
     home = home_of()
-    if (home / "fleet.toml").is_file() and inside(public, home):
-        Workspace(home).record("keygen", {"kid": key.kid}, home / public.relative_to(home))
+    mine = within(public, home)
+    if mine is not None and (home / "fleet.toml").is_file():
+        Workspace(home).record("keygen", {"kid": key.kid}, mine)
 
 
 @click.command("rotate-keys")
@@ -376,9 +377,9 @@ def sign(
         _merge(space, envelope, typ, merge)
     write_whole(path, envelope.to_bytes([kid for role in order for kid in role.kids]))
     added = [kid for kid in envelope.kids() if kid not in before]
-    if space is not None and inside(path, home):
-        facts = {"document": str(path.resolve().relative_to(home.resolve())), "kids": added}
-        space.record("sign", facts, home / path.resolve().relative_to(home.resolve()))
+    mine = within(path, home)
+    if space is not None and mine is not None:
+        space.record("sign", {"document": str(mine.relative_to(home)), "kids": added}, mine)
     for kid in added:
         report.step("signed", True, f"{path} by {kid}")
     missing = _missing(envelope, order)

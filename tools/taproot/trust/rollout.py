@@ -130,6 +130,7 @@ class Rollout:
     stage_timeout: float = 900
     poll: float = 5
     max_failures: int = 0
+    offline_grace: float = 120
     say: Callable[[str], None] = lambda text: None
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
@@ -180,6 +181,7 @@ class Rollout:
 
     def _wait(self, stage: Stage) -> None:
         end = self.clock() + self.stage_timeout
+        patience = self.clock() + min(self.offline_grace, self.stage_timeout)
         while True:
             reasons: dict[str, str] = {}
             stage.offline = []
@@ -197,8 +199,8 @@ class Rollout:
                 else:
                     reasons[device] = reason
             if sum(map(len, (stage.good, stage.failed, stage.offline))) == len(stage.devices):
-                # A device that reconnects on trial is away for a moment: look once more.
-                if not stage.offline or self.clock() >= end:
+                # A device that reconnects on trial is away for a moment: do not give it up yet.
+                if not stage.offline or self.clock() >= patience:
                     return
             if self.clock() >= end:
                 for device, reason in reasons.items():

@@ -158,9 +158,14 @@ class Service:
         found, _ = self._call("PUT", f"/configurations/{quote(name, safe='')}", body)
         return _object(found)
 
-    def delete_configuration(self, name: str) -> None:
+    def delete_configuration(self, name: str, missing_ok: bool = False) -> None:
         """Delete a configuration; what it set stays."""
-        self._call("DELETE", f"/configurations/{quote(name, safe='')}", None, {"If-Match": "*"})
+        try:
+            path = f"/configurations/{quote(name, safe='')}"
+            self._call("DELETE", path, None, {"If-Match": "*"})
+        except ServiceError as error:
+            if error.status != 404 or not missing_ok:
+                raise
 
     # -- the wire
 
