@@ -16,33 +16,41 @@ import time
 from pathlib import Path
 
 from tools.setup import packages, progress, sdk, sources, stock
-from tools.setup.builds import Builder
+from tools.setup.builds import BUILDS, Builder
 from tools.setup.machine import Machine
 from tools.setup.stamps import Lock, Stamps, sweep
-from tools.setup.venv import Environment
+from tools.setup.venv import PYTHON_STEPS, Environment
 
 
 def _interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make setup", description=__doc__)
+    parser.add_argument("--quiet", action="store_true", help="say nothing when nothing is to do")
+    parser.add_argument("--only", metavar="STEPS", help="only these steps, by name, with commas")
+    tests = parser.add_argument_group("for the tests of set-up itself")
+    tests.add_argument("--root", type=Path, default=Path(__file__).resolve().parents[2])
+    tests.add_argument("--etc", type=Path, default=Path("/etc"), help="instead of /etc")
+    tests.add_argument("--processor", help="instead of this machine's")
+    tests.add_argument("--ordinary-user", action="store_true", help="even when run by root")
+    return parser.parse_args()
+
+
 def main() -> int:
     """Run set-up; the exit status."""
-    parser = argparse.ArgumentParser(prog="make setup", description=__doc__)
-    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parents[2])
-    parser.add_argument("--etc", type=Path, default=Path("/etc"), help="instead of /etc (tests)")
-    parser.add_argument("--processor", help="instead of this machine's (tests)")
-    parser.add_argument("--quiet", action="store_true", help="say nothing when nothing is to do")
-    options = parser.parse_args()
+    options = _options()
     signal.signal(signal.SIGTERM, _interrupted)
     machine = Machine(options.root.resolve(), options.etc)
-    if options.processor:
-        machine.processor = options.processor
+    machine.processor = options.processor or machine.processor
+    machine.ordinary_user = options.ordinary_user or machine.ordinary_user
+    only = set(options.only.split(",")) if options.only else None
     started = time.monotonic()
     try:
         machine.check()
         with Lock(machine.build) as lock:
-            done = _set_up(machine, lock.descriptor)
+            done = SetUp(machine, lock.descriptor).run(only)
     except progress.Failure as failure:
         return progress.fail(failure)
     except OSError as error:
@@ -58,39 +66,72 @@ def main() -> int:
     return 0
 
 
-def _set_up(machine: Machine, lock: int) -> bool:
-    """Do what is stale, in order; True when anything was."""
-    stamps = Stamps(machine.build)
-    builder = Builder(machine, stamps, lock)
-    environment = Environment(machine, stamps, lock)
-    debian = not os.environ.get("MICROPYTHON_DIR")
-    has_sources = not debian or stamps.fresh("sources", sources.key_of_debian())
-    stale_python = environment.stale()
-    stale_stock = debian and not stock.fresh(stamps)
-    stale_judges = packages.missing_judges(machine) or not sdk.fresh(machine.root, stamps)
-    if has_sources and not (stale_python or stale_stock or stale_judges):
-        found = sources.prepare(machine, stamps, lock)
-        if builder.mpy_cross_fresh(found) and not builder.stale(found):
+class SetUp:
+    """The steps in their order, and which of them are stale."""
+
+    def __init__(self, machine: Machine, lock: int) -> None:
+        self._machine = machine
+        self._lock = lock
+        self._stamps = Stamps(machine.build)
+        self._builder = Builder(machine, self._stamps, lock)
+        self._environment = Environment(machine, self._stamps, lock)
+        self._debian = not os.environ.get("MICROPYTHON_DIR")
+
+    def run(self, only: set[str] | None) -> bool:
+        """Do what is stale, in order; True when anything was."""
+        todo = [name for name in self.stale() if only is None or name in only]
+        if not todo:
             return False
-    progress.say("Set-up of Taproot")
-    for folder in (machine.build, machine.build / "bin", machine.build / "src", machine.root):
-        sweep(folder)
-    if not (has_sources and (machine.root / ".venv").exists()):
-        machine.check_space()
-        if debian and machine.debian_mirror() is None and not has_sources:
-            raise sources.no_sources(machine)
-    packages.prepare(machine, debian, lock)
-    packages.prepare_judges(machine, lock)
-    found = sources.prepare(machine, stamps, lock)
-    if not builder.mpy_cross_fresh(found):
-        builder.make_mpy_cross(found)
-    for build in builder.stale(found):
-        builder.make(found, build)
-    if stale_stock:
-        stock.make(machine, stamps, lock)
-    environment.make(stale_python)
-    sdk.prepare(machine.root, stamps, lock)
-    return True
+        progress.say("Set-up of Taproot")
+        machine = self._machine
+        for folder in (machine.build, machine.build / "bin", machine.build / "src", machine.root):
+            sweep(folder)
+        if "venv" in todo or "sources" in todo:
+            machine.check_space()
+        if "sources" in todo and self._debian and machine.debian_mirror() is None:
+            fetched = machine.build / "downloads" / "SHA256.json"
+            if not fetched.is_file():
+                raise sources.no_sources(machine)
+        packages.prepare(machine, self._debian, self._lock)
+        if "judges" in todo:
+            packages.prepare_judges(machine, self._lock)
+        self._interpreters(todo)
+        if "stock" in todo:
+            stock.make(machine, self._stamps, self._lock)
+        self._environment.make([name for name in todo if name in PYTHON_STEPS])
+        if "sdk" in todo:
+            sdk.prepare(machine.root, self._stamps, self._lock)
+        return True
+
+    def stale(self) -> list[str]:
+        """Names of the steps whose result is missing or older than its inputs."""
+        found = []
+        if packages.missing_judges(self._machine):
+            found.append("judges")
+        if self._debian and not self._stamps.fresh("sources", sources.key_of_debian()):
+            found += ["sources", "mpy-cross", *(build.name for build in BUILDS)]
+        else:
+            tree = sources.prepare(self._machine, self._stamps)
+            if not self._builder.mpy_cross_fresh(tree):
+                found.append("mpy-cross")
+            found += [build.name for build in self._builder.stale(tree)]
+        if self._debian and not stock.fresh(self._stamps):
+            found.append("stock")
+        found += self._environment.stale()
+        if not sdk.fresh(self._machine.root, self._stamps):
+            found.append("sdk")
+        return found
+
+    def _interpreters(self, todo: list[str]) -> None:
+        """Sources, MicroPython's compiler, every interpreter of the table that is stale."""
+        builds = [build for build in BUILDS if build.name in todo]
+        if not builds and not {"sources", "mpy-cross"} & set(todo):
+            return
+        tree = sources.prepare(self._machine, self._stamps, self._lock)
+        if not self._builder.mpy_cross_fresh(tree):
+            self._builder.make_mpy_cross(tree)
+        for build in builds:
+            self._builder.make(tree, build)
 
 
 sys.exit(main())

@@ -23,6 +23,7 @@ class Machine:
     root: Path
     etc: Path = Path("/etc")
     processor: str = field(default_factory=platform.machine)
+    ordinary_user: bool = field(default_factory=lambda: os.geteuid() != 0)
 
     @property
     def build(self) -> Path:
@@ -33,11 +34,6 @@ class Machine:
     def logs(self) -> Path:
         """One file per program that set-up ran."""
         return self.build / "logs"
-
-    @property
-    def is_root(self) -> bool:
-        """True when packages can be installed."""
-        return os.geteuid() == 0
 
     def check(self) -> None:
         """Refuse what cannot work, in one line each."""

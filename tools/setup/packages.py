@@ -82,7 +82,7 @@ def prepare(machine: Machine, debian_sources: bool, lock: int | None) -> None:
             f"missing here ({by_group}), and this is no apt machine",
             "install them with your system's own package manager, then run the same command",
         )
-    if not machine.is_root:
+    if machine.ordinary_user:
         raise Failure(
             f"Debian packages are missing ({by_group})",
             f"type this, then run the same command again:\n    sudo {shlex.join(INSTALL)} "
@@ -144,7 +144,7 @@ def prepare_judges(machine: Machine, lock: int | None) -> None:
     """Install or extract the judges; what cannot be had is listed and stops nothing."""
     missing = missing_judges(machine)
     not_here: dict[str, str] = {}
-    if missing and machine.is_root:
+    if missing and not machine.ordinary_user:
         ours = [name for name in missing if name not in _NEVER_INSTALLED]
         if ours:
             try:

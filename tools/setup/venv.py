@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tools.setup.progress import Beat, Failure, run, step
 from tools.setup.stamps import Stamps, digest_of, digest_of_file, remove
 
 _HERE = Path("tools") / "setup"
+PYTHON_STEPS = ("venv", "project", "typings")
 _LOCKS = ("build", "requirements", "typings")
 _SOURCE_ONLY = "esptool"  # published without a wheel
 _PIP = (
@@ -24,6 +26,24 @@ _PIP = (
     "install",
     "--no-warn-script-location",
 )
+
+
+_ENTRY = re.compile(
+    r"^[A-Za-z0-9._-]+==[^\s;]+(?: ; [^\n\\]+?)?(?: \\\n    --hash=sha256:[0-9a-f]{64})+$"
+)
+
+
+def check_lock(path: Path) -> None:
+    """Refuse a lock file with anything but pinned versions and whole hashes in it."""
+    if not path.is_file():
+        raise Failure(f"the lock file {path} is missing", "git checkout -- tools/setup")
+    entries = re.split(r"\n(?=\S)", path.read_text("utf-8").strip())
+    for entry in entries:
+        if not entry.startswith("#") and not _ENTRY.match(entry):
+            raise Failure(
+                f"the lock file is damaged: {path} near '{entry.splitlines()[0]}'",
+                "git checkout -- tools/setup",
+            )
 
 
 class Environment:
@@ -48,8 +68,7 @@ class Environment:
 
     def _keys(self) -> dict[str, str]:
         for path in self._locks:
-            if not path.is_file():
-                raise Failure(f"the lock file {path} is missing", "git checkout -- tools/setup")
+            check_lock(path)
         project = digest_of_file(self._machine.root / "pyproject.toml")
         where = str(self._machine.root)
         return {
