@@ -98,7 +98,7 @@ def diagnose(text: str, what: str, log: Path) -> Failure:
         if re.search(pattern, text):
             return Failure(f"{what}: {cause} (all output: {log})", remedy)
     lines = [line for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if re.search(r"\berror\b|\bError\b", line)]
+    errors = [line for line in lines if re.search(r'[Ee]rror|File "', line)]
     shown = "\n    ".join((errors or lines)[-6:])
     return Failure(f"{what} failed (all output: {log})\n    {shown}", "see the lines above")
 
