@@ -2,7 +2,8 @@
 
 One maker for the whole project: a test that needs an odd certificate adds an option here.
 Every maker takes `extensions`, a list of (extension, critical), which replaces one of the same
-type (a type in place of an extension leaves it out): that is how certificates come to lack CA:TRUE, carry name constraints and so on.
+type (a type in place of an extension leaves it out): that is how certificates come to lack
+CA:TRUE, carry name constraints and so on.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def _now() -> dt.datetime:
 def _hash_for(key: Any, name: str | None) -> hashes.SHA256 | hashes.SHA384:
     if name:
         # SHA-1: see _sign_sha1
-        return {"sha1": hashes.SHA256, "sha256": hashes.SHA256, "sha384": hashes.SHA384}[name]()
+        return hashes.SHA384() if name == "sha384" else hashes.SHA256()
     if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name == "secp384r1":
         return hashes.SHA384()
     return hashes.SHA256()
@@ -188,6 +189,30 @@ class Authority(_Holder):
             extensions, not_before, not_after, days, hash_name,
         )  # fmt: skip
         return cls(cert, private)
+
+    @classmethod
+    def load(cls, pem: bytes, key_pem: bytes) -> Authority:
+        """Take an authority from its PEM (itself, then those above it) and its private key.
+
+        Raises ValueError when the key is not the certificate's or a certificate is no CA.
+        """
+        private = serialization.load_pem_private_key(key_pem, None)
+        certs = x509.load_pem_x509_certificates(pem)
+        issuer: Authority | None = None
+        for cert in reversed(certs):
+            basic = cert.extensions.get_extension_for_class(x509.BasicConstraints).value
+            if not basic.ca:
+                raise ValueError("not the certificate of an authority")
+            issuer = cls(cert, None, issuer)
+        if issuer is None or issuer.cert.public_key() != private.public_key():
+            raise ValueError("certificate and key do not belong together")
+        issuer.key = private
+        return issuer
+
+    @property
+    def lineage_pem(self) -> str:
+        """This authority and all above it, root last, as concatenated PEM."""
+        return self.pem + (self.issuer.lineage_pem if self.issuer else "")
 
     def intermediate(
         self,
