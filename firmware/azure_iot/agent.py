@@ -81,11 +81,13 @@ class Agent:
         self._feeder = asyncio.create_task(self._feed())
         options = dict(config.get("client", {}))
         options["clock"] = self.clock
+        options["sync_time"] = platform.sync_time
         if "roots" in config:
             options["roots"] = [read_file(path) for path in config["roots"]]
         else:
             options["trust"] = self.trust = self._open_trust(config)
             options["update_agent"] = config.get("update_agent", True)
+            log.info("%r", self.trust)
         await platform.network_up()
         await self._set_time()
         self.client = await self._make_client(config, options)
@@ -129,30 +131,19 @@ class Agent:
                     "set roots or factory_folder in the configuration"
                 )
         store = Store(config.get("trust_folder", "/trust"), factory)
-        trust = TrustManager(store, self.clock, config=config.get("trust", {}))
-        if not trust.managed:
-            log.warning(
-                "trust: unmanaged, %d roots; no over-the-air update possible: run "
-                '"taproot trust init" and deploy again',
-                len(trust.report()["roots"]),
-            )
-        return trust
+        return TrustManager(store, self.clock, config=config.get("trust", {}))
 
     async def _set_time(self) -> None:
         """Set the clock, never below what is proven to have passed (T2, T3)."""
         floor = self.trust.time_floor() if self.trust is not None else 0
-        if self.clock.unix_time() < floor:
-            self.clock.set_time(floor)
+        self.clock.start(floor)
         try:
-            synchronised = await self.platform.sync_time()
+            offered = await self.platform.sync_time()
         except AzureIoTError as error:
             log.warning("the time could not be synchronised: %s", error)
-            synchronised = False
-        if self.clock.unix_time() < floor:
+            return
+        if offered is not None and not self.clock.offer(offered, floor):
             log.warning("the time server is behind the floor: ignored")
-            self.clock.set_time(floor)
-            synchronised = False
-        self.clock.synchronised = synchronised
 
     async def _make_client(self, config: dict, options: dict) -> IoTHubDeviceClient:
         certificate = None

@@ -15,6 +15,7 @@ the twin (only if somebody uses it), what this device reports. A second task ren
 """
 
 import asyncio
+import gc
 import json
 import os
 
@@ -23,9 +24,11 @@ from micropython import const
 from . import hub, log
 from .clock import default
 from .errors import AzureIoTError, CredentialError, ServiceError
+from .guard import Guard
 from .identity import Identity, SymmetricKey, parse
 from .link import HubLink
 from .mqtt.client import MQTTClient
+from .timekeeper import TimeKeeper
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
@@ -54,7 +57,8 @@ class IoTHubDeviceClient:
     the desired property `trust`), port=8883, websocket=False, product_info=, model_id=,
     sas_life_s=3600, keepalive_s=240, window=8, max_pending=64, max_pending_bytes=65536,
     inbox_size=16, max_inbound=65536, twin_timeout_s=30, deadlines=, backoff=, fleet_size_hint=1000, will= (Message),
-    profile= (TLSProfile).
+    profile= (TLSProfile), sync_time= (`await sync_time()` gives a time server's Unix time),
+    https_port=443 (where the hub's Date is asked for), reprovision= (`await` gives an Assignment).
     """
 
     def __init__(
@@ -75,6 +79,9 @@ class IoTHubDeviceClient:
         deadlines: "object | None" = None,
         profile: "object | None" = None,
         mqtt: "dict | None" = None,
+        sync_time: "Callable | None" = None,
+        https_port: int = 443,
+        reprovision: "Callable | None" = None,
         **link: object,
     ) -> None:
         self.identity = identity
@@ -82,6 +89,7 @@ class IoTHubDeviceClient:
         self.trust = trust
         self._base = hub.base_topic(identity.device_id, identity.module_id)
         self._options = (twin_timeout_s * 1000, inbox_size, max_inbound)
+        self.keeper = TimeKeeper(self.clock, sync=sync_time, trust=trust, port=https_port)
         self._link = HubLink(
             identity,
             credential,
@@ -91,6 +99,7 @@ class IoTHubDeviceClient:
             roots=roots,
             profile=profile,
             deadlines=deadlines,
+            guard=Guard(self.clock, self.keeper, randbelow, reprovision),
             **link,
         )
         options = dict(mqtt or {})
@@ -250,7 +259,7 @@ class IoTHubDeviceClient:
         self._event("disconnected", error)
 
     def _on_connect_failed(self, error: Exception) -> None:
-        self._link.failed(error)
+        self._link.refused(error)
         self._event("connect_failed", error)
 
     def _event(self, name: str, fact: object) -> None:
@@ -277,7 +286,24 @@ class IoTHubDeviceClient:
                 log.warning("connection not settled yet: %s", error)
                 await asyncio.sleep_ms(_SETTLE_RETRY_MS)
         self._event("settled", None)
+        if self.keeper.due():
+            await self._confirm_time()
         await self._wait_for_trial()
+
+    async def _confirm_time(self) -> None:
+        """Have a verified server confirm the time (T10), if a second TLS connection fits."""
+        context = self._link.context()
+        host = self.identity.gateway
+        gc.collect()
+        if context.profile.plan(host).peak * 3 // 2 > gc.mem_free():
+            log.info("the time stays unconfirmed: no room for a second TLS connection")
+            return
+        try:
+            await self.keeper.confirm(host, context)
+        except AzureIoTError as error:
+            log.info("the time stays unconfirmed: %s", error)
+            return
+        self._report_soon()
 
     async def _wait_for_trial(self) -> None:
         """Reconnect when a bundle on trial is due but the good one made this connection."""

@@ -52,6 +52,12 @@ class Identity:
         self.module_id = check_id(module_id, "module id") if module_id else None
         self.gateway = check_host(gateway) if gateway else self.host
 
+    def move(self, host: str) -> None:
+        """Follow a new assignment by DPS to another hub."""
+        if self.gateway == self.host:
+            self.gateway = check_host(host)
+        self.host = check_host(host)
+
     @property
     def client_id(self) -> str:
         """Shape: `{device}`, a module `{device}/{module}`."""

@@ -12,7 +12,7 @@ from hashlib import sha256
 from micropython import const
 
 from . import hub, log, sas
-from .errors import ClockError, ConnectionFailedError, CredentialError
+from .errors import AzureIoTError, ClockError, ConnectionFailedError, CredentialError
 from .tls.context import TLSContext, default_profile
 from .tls.sessions import Sessions
 from .transport import open_tls
@@ -50,6 +50,7 @@ class HubLink:
         model_id: str = "",
         sas_life_s: int = 3600,
         sessions: "object | None" = None,
+        guard: "object | None" = None,
     ) -> None:
         if (trust is None) == (not roots):
             raise CredentialError(
@@ -69,6 +70,7 @@ class HubLink:
         self.product_info = product_info
         self.model_id = model_id
         self.sas_life_s = sas_life_s
+        self.guard = guard
         self.attempt = None
         self.facts = {}
         self.issued = 0
@@ -83,25 +85,24 @@ class HubLink:
 
     async def open(self) -> "Transport":
         """Open one verified connection; report a failure to the trust manager and raise it."""
+        if self.guard is not None and (self.attempt is not None or self.roots):
+            await self.guard.before(self)
         self._check_clock()
         host = self.identity.gateway
-        attempt = self.attempt = None
-        roots = self.roots
+        self.attempt = None
         if self.trust is not None:
-            attempt = self.attempt = self.trust.attempt("hub", host)
-            roots = attempt.roots
+            self.attempt = self.trust.attempt("hub", host)
         try:
-            context = TLSContext(
-                roots,
-                profile=self.profile,
-                credential=None if self.uses_token else self.credential,
-                # A resumed handshake verifies nothing, so it could not confirm a trial.
-                sessions=None if attempt is not None and attempt.is_trial else self.sessions,
-                bundle=getattr(attempt, "version", None) or 0,
-                credential_id=self.identity.client_id,
-            )
-            context.clock_trusted = self.clock.synchronised
-            transport = await self._connect(host, context)
+            if not self.uses_token:
+                self.credential.check(self.clock.unix_time(), self.identity.device_id)
+            context = self.context(login=True)
+            try:
+                transport = await self._connect(host, context)
+            except AzureIoTError:
+                if not context.retry:
+                    raise
+                # Stock firmware loads few roots; the failed handshake named the one it needs.
+                transport = await self._connect(host, context)
         except Exception as error:
             self.failed(error)
             raise
@@ -116,6 +117,32 @@ class HubLink:
             await transport.close()
             raise
         return transport
+
+    def context(self, login: bool = False) -> TLSContext:
+        """Make a context with the roots of this attempt; only `login` shows who the device is."""
+        attempt = self.attempt
+        # A resumed handshake verifies nothing, so it could not confirm a trial.
+        fresh = attempt is None or not attempt.is_trial
+        context = TLSContext(
+            self.roots if attempt is None else attempt.roots,
+            profile=self.profile,
+            credential=self.credential if login and not self.uses_token else None,
+            sessions=self.sessions if login and fresh else None,
+            bundle=getattr(attempt, "version", None) or 0,
+            credential_id=self.identity.client_id,
+        )
+        context.clock_trusted = self.clock.synchronised
+        return context
+
+    def retarget(self, assignment: object) -> None:
+        """Follow DPS to another hub; the device keeps its name. Raises CredentialError."""
+        if assignment.device_id != self.identity.device_id:
+            raise CredentialError(
+                "DPS now calls this device %s: start it anew" % assignment.device_id
+            )
+        if assignment.hub != self.identity.host:
+            log.info("assigned to %s", assignment.hub)
+            self.identity.move(assignment.hub)
 
     async def _connect(self, host: str, context: TLSContext) -> "Transport":
         transport = await open_tls(host, self.port, context, deadlines=self.deadlines)
@@ -154,12 +181,20 @@ class HubLink:
 
     def accepted(self) -> bool:
         """Note CONNACK 0; True when it confirmed a bundle on trial."""
+        if self.guard is not None:
+            self.guard.connected()
         return self.attempt is not None and self.trust.mqtt_accepted(self.attempt)
 
     def failed(self, error: Exception) -> None:
         """Note that the attempt ended before CONNACK 0."""
         if self.attempt is not None:
             self.trust.failed(self.attempt, error)
+
+    def refused(self, error: Exception) -> None:
+        """Note the outcome of a whole attempt, TLS and CONNECT, for what comes before the next."""
+        self.failed(error)
+        if self.guard is not None:
+            self.guard.failed(error, self.uses_token)
 
     # Credentials
 

@@ -10,7 +10,7 @@ the configuration says otherwise. Source: contracts.md section 5.
 import json
 import os
 
-from azure_iot.clock import default
+from azure_iot.clock import Clock, default
 from azure_iot.errors import CredentialError
 from micropython import const
 
@@ -66,9 +66,14 @@ class Platform:
     async def network_up(self) -> None:
         """Wait until there is a network: the operating system has one."""
 
-    async def sync_time(self) -> bool:
-        """Set the time; True when it counts as synchronised."""
-        return bool(self.config.get("time_synchronised", True))
+    async def sync_time(self) -> "int | None":
+        """Give the time of the operating system; None when `time_synchronised` is false.
+
+        `time_offset` adds seconds: a time server that lies, for drills.
+        """
+        if not self.config.get("time_synchronised", True):
+            return None
+        return Clock().unix_time() + self.config.get("time_offset", 0)
 
     def feed(self) -> None:
         """Feed the watchdog; here it only counts."""

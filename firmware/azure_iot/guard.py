@@ -1,0 +1,104 @@
+"""What happens between a failed attempt and the next: time repair, new assignment.
+
+Responsible for: classifying failures, asking the ladder, carrying its action out before the next
+attempt. Not for: the ladder's rules (ladder.py), time (timekeeper.py), DPS (provisioning.py).
+"""
+
+from micropython import const
+
+from . import log
+from .errors import (
+    AzureIoTError,
+    ClockError,
+    ConnectionFailedError,
+    CredentialError,
+    ServiceError,
+    TrustError,
+)
+from .ladder import (
+    NETWORK,
+    REFUSED,
+    REPAIR,
+    REPROVISION,
+    THROTTLED,
+    TRUST,
+    UNAVAILABLE,
+    Ladder,
+)
+
+TYPE_CHECKING = const(False)
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Guard:
+    """Takes every outcome, and acts before the next attempt.
+
+    `reprovision` is a coroutine function that returns an Assignment, or None without DPS.
+    """
+
+    def __init__(
+        self, clock: object, keeper: object, random: object, reprovision: "Callable | None" = None
+    ) -> None:
+        self.ladder = Ladder(random)
+        self.keeper = keeper
+        self.reprovision = reprovision
+        self._clock = clock
+        self._started = clock.ticks_ms()
+        self._elapsed_s = 0
+        self._action = 0
+
+    def _now_s(self) -> int:
+        """Seconds since the start, growing across the wrap of the ticks."""
+        clock = self._clock
+        ticks = clock.ticks_ms()
+        gone = clock.ticks_diff(ticks, self._started) // 1000
+        self._started = clock.ticks_add(self._started, gone * 1000)
+        self._elapsed_s += gone
+        return self._elapsed_s
+
+    def connected(self) -> None:
+        """Note that the hub accepted this device."""
+        self._action = 0
+        self.ladder.connected()
+
+    def failed(self, error: Exception, uses_token: bool) -> None:
+        """Note a failed attempt."""
+        kind = classify(error)
+        if kind is None:
+            return
+        proven = not uses_token or self.keeper.proven
+        action = self.ladder.failed(kind, self._now_s(), clock_proven=proven)
+        if action:
+            self._action = action
+
+    async def before(self, link: object) -> None:
+        """Carry out what the last failure asks for; network errors here are logged, not raised."""
+        action = self._action
+        self._action = 0
+        trust = link.trust
+        wanted = trust is not None and trust.time_repair_wanted
+        if action == REPAIR or wanted:
+            log.info("repairing the time before anything else is blamed")
+            await self.keeper.repair(link.identity.gateway, link.context())
+        elif action == REPROVISION and self.reprovision is not None:
+            log.info("asking DPS for the assignment")
+            try:
+                link.retarget(await self.reprovision())
+            except AzureIoTError as error:
+                log.warning("no new assignment: %s", error)
+
+
+def classify(error: Exception) -> "int | None":
+    """Give the ladder's kind of an error; None for one that says nothing about the hub."""
+    if isinstance(error, CredentialError):
+        return REFUSED
+    if isinstance(error, (TrustError, ClockError)):
+        return TRUST
+    if isinstance(error, ServiceError):
+        return THROTTLED if error.status == 429 else UNAVAILABLE
+    if isinstance(error, ConnectionFailedError):
+        if error.reason in ("cancelled", "provider", "memory"):
+            return None
+        return UNAVAILABLE if str(error).startswith("CONNACK 3") else NETWORK
+    return None

@@ -1,0 +1,289 @@
+"""Registration with DPS: which hub is mine, and the assignment kept for the next start.
+
+Responsible for: the connection to DPS, polling with its retry rules, the cached assignment, a
+client for the assigned hub that asks again when the ladder says so. Not for: the wire format
+(dps.py), when to register anew (ladder.py). Names follow azure-iot-device.
+
+    dps = ProvisioningDeviceClient.from_symmetric_key(
+        "global.azure-devices-provisioning.net", "reg1", "0ne00A1B2C3", key, trust=trust)
+    result = await dps.register()        # .hub, .device_id, .payload
+"""
+
+import asyncio
+import json
+
+from micropython import const
+
+from . import dps, log
+from .client import IoTHubDeviceClient, randbelow, random32
+from .clock import default
+from .dps import Assignment, Registration
+from .errors import (
+    AzureIoTError,
+    ConnectionDroppedError,
+    ConnectionFailedError,
+    CredentialError,
+    ProtocolError,
+    ServiceError,
+)
+from .hub import cloud
+from .identity import SymmetricKey, check_host
+from .mqtt.client import MQTTClient
+from .tls.context import TLSContext
+from .transport import open_tls
+
+TYPE_CHECKING = const(False)
+if TYPE_CHECKING:
+    from .transport import Transport
+
+_ANSWER_MS = const(30000)
+_CONNECT_S = const(60)
+_MOST_ANSWERS = const(60)
+_TOKEN_LIFE_S = const(3600)
+_KEY = "assignment"
+
+
+class ProvisioningDeviceClient:
+    """Registers one device. `provisioning_payload` is sent along, JSON-able or None.
+
+    Options, keyword only: trust= or roots=, clock=, port=8883, websocket=False, profile=,
+    deadlines=, timeout_s=600.
+    """
+
+    def __init__(
+        self,
+        provisioning_host: str,
+        registration_id: str,
+        id_scope: str,
+        credential: object,
+        *,
+        trust: "object | None" = None,
+        roots: "list | None" = None,
+        clock: "object | None" = None,
+        port: int = 8883,
+        websocket: bool = False,
+        profile: "object | None" = None,
+        deadlines: "object | None" = None,
+        timeout_s: int = 600,
+    ) -> None:
+        if (trust is None) == (not roots):
+            raise CredentialError("no trusted roots: give either trust= or roots=")
+        self.host = check_host(provisioning_host)
+        self.registration_id = dps.check_registration_id(registration_id)
+        self.id_scope = dps.check_scope(id_scope)
+        self.provisioning_payload = None
+        self._credential = credential
+        self._trust = trust
+        self._roots = roots
+        self._clock = clock or default()
+        self._place = (port, websocket, profile, deadlines)
+        self._timeout_s = timeout_s
+        self._answers = []
+        self._came = asyncio.Event()
+        self.registrations = 0
+
+    @classmethod
+    def from_symmetric_key(
+        cls,
+        provisioning_host: str,
+        registration_id: str,
+        id_scope: str,
+        symmetric_key: str,
+        **options: object,
+    ) -> "ProvisioningDeviceClient":
+        """Register with a device's own key; a group's key stays with the operator."""
+        return cls(
+            provisioning_host, registration_id, id_scope, SymmetricKey(symmetric_key), **options
+        )
+
+    @classmethod
+    def from_x509(
+        cls,
+        provisioning_host: str,
+        registration_id: str,
+        id_scope: str,
+        x509: object,
+        **options: object,
+    ) -> "ProvisioningDeviceClient":
+        """Register with an X509Certificate whose common name is the registration id."""
+        return cls(provisioning_host, registration_id, id_scope, x509, **options)
+
+    async def register(self) -> Assignment:
+        """Register and wait for the assignment.
+
+        Raises CredentialError (the enrollment refuses this device), ServiceError,
+        ConnectionFailedError (no answer within `timeout_s`), ProtocolError, TrustError.
+        """
+        self.registrations += 1
+        try:
+            return await asyncio.wait_for(self._register(), self._timeout_s)
+        except asyncio.TimeoutError:
+            raise ConnectionFailedError(
+                "DPS gave no assignment within %d s" % self._timeout_s, "dps"
+            )
+
+    async def _register(self) -> Assignment:
+        step = Registration(self.id_scope, self.registration_id, self.provisioning_payload)
+        mqtt = MQTTClient(
+            self._open,
+            self.registration_id,
+            credentials=lambda: self._login(step),
+            clean_session=True,
+            max_pending=4,
+        )
+        mqtt.on_message = self._on_message
+        try:
+            await mqtt.start()
+            await mqtt.connected_once(_CONNECT_S)
+            await mqtt.subscribe(dps.RESULT_FILTER, 1)
+            for _ in range(_MOST_ANSWERS):
+                await self._ask(mqtt, step)
+                if step.result is not None:
+                    log.info("DPS assigned %s", step.result.hub)
+                    return step.result
+                await asyncio.sleep(step.wait_s)
+            raise ServiceError("DPS is still assigning after %d answers" % _MOST_ANSWERS, 202)
+        except CredentialError as error:
+            if str(error).startswith("CONNACK"):
+                raise CredentialError(
+                    "DPS refused registration %s in scope %s: key, certificate, registration id "
+                    "or scope do not fit (a group's own key never works on a device: derive one "
+                    'with "taproot dps-key")' % (self.registration_id, self.id_scope),
+                    error,
+                )
+            raise
+        finally:
+            await mqtt.stop()
+
+    async def _ask(self, mqtt: MQTTClient, step: Registration) -> None:
+        """Make one request and take its answer; without one, the request is made again."""
+        topic, body = step.request()
+        await mqtt.publish(topic, body, 1)
+        while True:
+            if not self._answers:
+                self._came.clear()
+                try:
+                    await asyncio.wait_for_ms(self._came.wait(), _ANSWER_MS)
+                except asyncio.TimeoutError:
+                    log.warning("no answer from DPS: asking again")
+                    return
+            if step.answer(*self._answers.pop(0)):
+                return
+
+    def _on_message(self, topic: str, payload: memoryview, qos: int, pid: int) -> None:
+        self._answers.append((topic, bytes(payload)))
+        self._came.set()
+
+    async def _login(self, step: Registration) -> tuple:
+        if not hasattr(self._credential, "token"):
+            return step.user_name, None
+        expiry = self._clock.unix_time() + _TOKEN_LIFE_S
+        return step.user_name, await self._credential.token(step.resource, expiry, dps.POLICY)
+
+    async def _open(self) -> "Transport":
+        port, websocket, profile, deadlines = self._place
+        trust = self._trust
+        attempt = None
+        roots = self._roots
+        if trust is not None:
+            attempt = trust.attempt("dps", self.host)
+            roots = attempt.roots
+        x509 = None
+        try:
+            if not hasattr(self._credential, "token"):
+                x509 = self._credential
+                x509.check(self._clock.unix_time(), self.registration_id)
+            context = TLSContext(roots, profile=profile, credential=x509)
+            context.clock_trusted = self._clock.synchronised
+            try:
+                transport = await open_tls(self.host, port, context, deadlines=deadlines)
+            except AzureIoTError:
+                if not context.retry:
+                    raise
+                transport = await open_tls(self.host, port, context, deadlines=deadlines)
+        except Exception as error:
+            if attempt is not None:
+                trust.failed(attempt, error)
+            raise
+        if attempt is not None:
+            trust.succeeded(
+                attempt, resumed=False, via=context.via, not_before=context.not_before
+            )
+        if websocket:
+            from .websocket import upgrade
+
+            transport = await upgrade(transport, self.host, random32)
+        return transport
+
+    def __repr__(self) -> str:
+        return "<ProvisioningDeviceClient %s in %s>" % (self.registration_id, self.id_scope)
+
+
+def load_assignment(kv: object, id_scope: str, registration_id: str) -> "Assignment | None":
+    """Give the assignment kept for this registration; None when there is none."""
+    raw = kv.get(_KEY)
+    if raw is None:
+        return None
+    try:
+        kept = json.loads(raw)
+        if kept["scope"] != id_scope or kept["registration"] != registration_id:
+            return None
+        return Assignment(check_host(kept["hub"]), kept["device"])
+    except (ValueError, KeyError, TypeError, CredentialError):
+        log.warning("the kept assignment cannot be read: asking DPS")
+        return None
+
+
+def save_assignment(kv: object, id_scope: str, registration_id: str, found: Assignment) -> None:
+    """Keep an assignment for the next start; no secret is part of it."""
+    kept = {
+        "scope": id_scope,
+        "registration": registration_id,
+        "hub": found.hub,
+        "device": found.device_id,
+    }
+    kv.set(_KEY, json.dumps(kept).encode())
+
+
+async def provisioned_client(
+    config: dict, certificate: "object | None", kv: object, options: dict
+) -> IoTHubDeviceClient:
+    """Make a client for the assigned hub: the kept assignment first, DPS when there is none.
+
+    `config`: id_scope, registration_id, key (or a certificate), host, port, payload. The client
+    registers anew by itself when the ladder says so.
+    """
+    scope, registration = config["id_scope"], config["registration_id"]
+    credential = certificate if certificate is not None else SymmetricKey(config["key"])
+    shared = {}
+    for name in ("trust", "roots", "clock", "profile", "deadlines", "websocket"):
+        if name in options:
+            shared[name] = options[name]
+    registrar = ProvisioningDeviceClient(
+        config.get("host") or cloud("")[1],
+        registration,
+        scope,
+        credential,
+        port=config.get("port", 8883),
+        **shared,
+    )
+    registrar.provisioning_payload = config.get("payload")
+
+    async def register() -> Assignment:
+        found = await registrar.register()
+        save_assignment(kv, scope, registration, found)
+        return found
+
+    found = load_assignment(kv, scope, registration)
+    while found is None:
+        try:
+            found = await register()
+        except (ConnectionFailedError, ConnectionDroppedError, ServiceError, ProtocolError) as error:
+            wait_ms = 5000 + randbelow(25000)
+            log.warning("no assignment yet, again in %d ms: %s", wait_ms, error)
+            await asyncio.sleep_ms(wait_ms)
+    client = IoTHubDeviceClient.from_credential(
+        credential, found.hub, found.device_id, reprovision=register, **options
+    )
+    client.registrar = registrar
+    return client

@@ -1,0 +1,113 @@
+"""What time it is, and who says so: NTP, a verified server, or only the floor.
+
+Responsible for: authenticated time from a verified HTTPS answer (T10), repair of a clock that a
+handshake or a refused token puts in doubt (T5). Not for: the hardware clock (clock.py), NTP
+itself (the platform), floors on flash (trust/).
+Source: trust-store.md section 9; RFC 9110 section 5.6.7 (Date).
+
+    keeper = TimeKeeper(clock, sync=platform.sync_time, trust=trust)
+    await keeper.confirm("h.azure-devices.net", context)     # True: the time is now proven
+"""
+
+from micropython import const
+
+from . import log
+from .deadlines import Deadlines
+from .errors import AzureIoTError, ClockError
+from .https import Fetcher
+from .trust.der import unix_seconds
+
+TYPE_CHECKING = const(False)
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_DAY = const(86400)
+_HOUR = const(3600)
+_MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"
+
+
+class TimeKeeper:
+    """Knows whether the time is proven in this boot; `sync()` asks a time server.
+
+    `await sync()` returns the Unix time that a time server offers, or None; it sets nothing.
+    """
+
+    def __init__(
+        self,
+        clock: object,
+        *,
+        sync: "Callable | None" = None,
+        trust: "object | None" = None,
+        port: int = 443,
+    ) -> None:
+        self.clock = clock
+        self.proven = False  # by a verified server, in this boot
+        self.corrections = 0
+        self._next = 0
+        self._sync = sync
+        self._trust = trust
+        self._port = port
+
+    def due(self) -> bool:
+        """Tell whether the time should be confirmed: once per boot, then daily."""
+        return self.clock.unix_time() >= self._next
+
+    async def confirm(self, host: str, context: object) -> bool:
+        """Ask `host` for its Date over verified HTTPS; any status serves, no identity is sent.
+
+        More than five minutes off: the clock is set. Raises the connection's errors.
+        """
+        self._next = self.clock.unix_time() + _HOUR
+        fetcher = Fetcher(Deadlines(tcp_ms=8000))
+        url = "https://%s:%d/" % (host, self._port)
+        answer = await fetcher.request("HEAD", url, context=context)
+        date = parse_date(answer.headers.get("date", ""))
+        if date is not None:
+            self.prove(date)
+        return date is not None
+
+    def prove(self, date: int) -> None:
+        """Take a time that a verified server gave."""
+        if self._trust is not None:
+            moved = self._trust.authenticated_time(date)
+        else:
+            moved = self.clock.authenticate(date)
+        if moved:
+            log.warning("the clock was wrong: set from the hub's answer")
+            self.corrections += 1
+        self.proven = True
+        self._next = date + _DAY
+
+    async def repair(self, host: str, context: object) -> None:
+        """Put the clock right by whatever helps: the hub's Date, a time server, at last the floor."""
+        try:
+            if await self.confirm(host, context):
+                return
+        except AzureIoTError as error:
+            log.info("no time from %s: %s", host, error)
+        offered = None
+        if self._sync is not None:
+            try:
+                offered = await self._sync()
+            except ClockError as error:
+                log.warning("time server: %s", error)
+        if self._trust is not None:
+            self._trust.repair_time(offered)
+        elif offered is not None:
+            self.clock.offer(offered, 0)
+
+
+def parse_date(text: str) -> "int | None":
+    """Read `Sun, 06 Nov 1994 08:49:37 GMT` as Unix time; None for another form."""
+    parts = text.split(" ")
+    if len(parts) != 6 or parts[5] != "GMT":
+        return None
+    month = _MONTHS.find(parts[2])
+    time = parts[4].split(":")
+    for number in [parts[1], parts[3]] + time:
+        if not number.isdigit():
+            return None
+    if month < 0 or month % 3 or len(parts[2]) != 3 or len(time) != 3:
+        return None
+    seconds = int(time[0]) * 3600 + int(time[1]) * 60 + int(time[2])
+    return unix_seconds(int(parts[3]), month // 3 + 1, int(parts[1]), seconds)
