@@ -14,11 +14,11 @@ from micropython import const
 
 from . import log
 from .backoff import Backoff
-from .errors import AzureIoTError, TrustError
+from .errors import AzureIoTError, ConnectionFailedError, TrustError
 from .https import Fetcher
+from .tls.context import TLSContext
 from .trust.errors import DownloadError, MalformedError, TooLargeError
 from .trust.files import PackageFile
-from .tls.context import TLSContext
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ class Updater:
         self.trust = trust
         self.fetcher = Fetcher()
         self.on_result = None
-        self.on_probe = None
+        self.client = None  # gives its memory away where an install or a download needs it
+        self._probed = None
         self._profile = profile
         self._wanted = {}
         self._event = asyncio.Event()
@@ -66,8 +67,10 @@ class Updater:
             await self._event.wait()
             self._event.clear()
             probe = self._wanted.get("probe")
-            if probe is not None and self.on_probe is not None:
-                await self.on_probe(probe)
+            upkeep = self.client.upkeep if self.client is not None else None
+            if isinstance(probe, dict) and probe != self._probed and upkeep is not None:
+                self._probed = probe
+                upkeep.queue(("probe", probe, None))
             if "sha256" in self._wanted and self._wanted["sha256"] != self._settled:
                 await self._try(dict(self._wanted))
 
@@ -75,7 +78,11 @@ class Updater:
         try:
             source = await self._obtain(wish)
             self._settled = wish["sha256"]
-            version = self.trust.install(source, "url" if "url" in wish else "twin")
+            channel = "url" if "url" in wish else "twin"
+            if self.client is None:
+                version = self.trust.install(source, channel)
+            else:
+                version = await self.client.install_package(source, channel)
             log.info("trust package: version %d is installed", version)
         except DownloadError as error:
             self._note(error, wish)
@@ -145,7 +152,16 @@ class Updater:
         if url.startswith("https://"):
             attempt = self.trust.attempt("https")
             context = TLSContext(attempt.roots, profile=self._profile)
-        await self.fetcher.fetch(url, sink, _LIMIT, context=context, redirects=2, chunked=True)
+        try:
+            await self.fetcher.fetch(url, sink, _LIMIT, context=context, redirects=2, chunked=True)
+        except ConnectionFailedError as error:
+            # A second TLS context did not fit beside the hub's: it was refused before connecting.
+            if error.reason != "memory" or self.client is None:
+                raise
+            async with self.client.quiet():
+                await self.fetcher.fetch(
+                    url, sink, _LIMIT, context=context, redirects=2, chunked=True
+                )
 
 
 def _join(wish: dict, sink: PackageFile) -> None:
