@@ -159,7 +159,9 @@ class Transport:
             try:
                 n = self.read_some(byte)
                 if n == 0:
-                    raise ConnectionFailedError("closed by the peer in the TLS handshake", "tls")
+                    raise ConnectionFailedError(
+                        "closed by the peer in the TLS handshake", "closed"
+                    )
                 self._open = _finished(self.tls)
                 if n:
                     raise ProtocolError("the server spoke before the client", "MQTT-3.1.0-1")
@@ -253,7 +255,7 @@ async def _open_once(host: str, port: int, context: "object", deadlines: "object
     except asyncio.TimeoutError:
         transport.abort()
         raise ConnectionFailedError(
-            "TLS handshake with '%s' not done within %d ms" % (host, deadlines.tls_ms), "tls"
+            "TLS handshake with '%s' not done within %d ms" % (host, deadlines.tls_ms), "timeout"
         )
     except BaseException:
         if transport is not None:

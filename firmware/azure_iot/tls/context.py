@@ -33,6 +33,7 @@ from ..errors import (
     ProtocolError,
     TrustError,
 )
+from ..trust import der
 from . import verdict as _verdict
 from .build import build_of
 from .presented import Presented, RootList, certificate_message, common_name
@@ -128,7 +129,7 @@ class TLSContext:
             return self._context.wrap_socket(
                 sock, server_hostname=host, do_handshake_on_connect=False
             )
-        except (OSError, ValueError, MemoryError) as error:
+        except (OSError, ValueError, MemoryError, AzureIoTError) as error:
             raise self.explain(error)
 
     def _make(self, host: str) -> "tls.SSLContext":
@@ -178,9 +179,11 @@ class TLSContext:
         if self._named is not None:
             chosen = list(self.roots(self._named)) or list(self.roots)
         else:
-            chosen = [self.roots.get(bytes.fromhex(via))] if via else []
-            if not chosen or chosen[0] is None:
-                chosen = [root for _, root in zip(range(1), self.roots)]
+            first = self.roots.get(bytes.fromhex(via)) if via else None
+            if first is None:
+                first = next(iter(self.roots))
+            # With its namesakes: a renewed root stands beside the expiring one.
+            chosen = self.roots(der.read(first).subject)
         for root in chosen:
             context.load_verify_locations(root)
         self._loaded = tuple([sha256(root).digest() for root in chosen])
@@ -253,15 +256,20 @@ class TLSContext:
         Its `verdict` is the name in verdict.py's table.
         """
         if isinstance(exc, AzureIoTError):
-            return exc
+            return exc if hasattr(exc, "verdict") else self._bad_root(exc)
+        if isinstance(self.callback_error, TrustError) and not self._established:
+            return self._bad_root(self.callback_error)
         moved = alert = None
         first = 0
         chain_seen = False
+        oversized = None
         if tlsopt is not None:
             moved = tlsopt.failed_allocs() != self._fails
             if self._context is not None:
                 seen = tlsopt.seen(self._context)
                 alert, first, chain_seen = seen.alert, seen.first, seen.certificate > 0
+                if not self._established:
+                    oversized = max(seen.message, seen.record) > self.profile.build.in_len
         name, kind, text = _verdict.verdict(
             exc,
             variant=tlsopt is not None,
@@ -269,6 +277,7 @@ class TLSContext:
             clock_trusted=self.clock_trusted,
             alert=None if self._established else alert,
             chain_seen=chain_seen,
+            oversized=oversized,
             credential=self._credential is not None,
             established=self._established,
         )
@@ -289,6 +298,10 @@ class TLSContext:
         else:
             error = kind(text, exc)
         return _named(error, name)
+
+    def _bad_root(self, error: AzureIoTError) -> AzureIoTError:
+        text = "%s: a stored root cannot be read: %s" % (self.host, error)
+        return _named(TrustError(text, "BAD_ROOT", error), "BAD_ROOT")
 
     def _consider_retry(self, name: str) -> None:
         if name != "UNTRUSTED" or self.profile.build.ca_callback or self._named is not None:

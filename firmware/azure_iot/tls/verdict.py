@@ -181,6 +181,7 @@ def verdict(
     alert: int | None = None,
     credential: bool = False,
     chain_seen: bool = False,
+    oversized: bool | None = None,
     established: bool = False,
 ) -> tuple:
     """Return `(name, class, sentence)` for what a TLS connection raised.
@@ -188,12 +189,15 @@ def verdict(
     `variant`: the firmware has `tlsopt`. `failed_allocs_moved`: an allocation failed since the
     socket was wrapped (None: this firmware cannot tell). `alert`: number of the alert received,
     when known. `credential`: the device offered a certificate. `chain_seen`: the server presented
-    its chain, so version and suite were agreed. `established`: the handshake was
+    its chain, so version and suite were agreed. `oversized`: it sent more
+    than the buffers hold (None: not known). `established`: the handshake was
     over, so a lost connection is a dropped one.
     """
     name = _name(exc, alert, credential)
     if name == "PSS" and variant:
         name = "HANDSHAKE"  # builds with tlsopt leave TLS 1.3 out, so it is a genuine violation
+    if name == "RECORD_SIZE" and oversized is False:
+        name = "HANDSHAKE"  # mbedTLS has one code for both
     if name == "CIPHER" and chain_seen:
         name = "CLIENT_CERT"  # handshake_failure after that is about what the device answered
     if failed_allocs_moved:
