@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
-
 from taproot.pki import Authority
 
 ISSUED = 1_785_542_400
@@ -113,7 +112,7 @@ def keyset(payload: dict | bytes, keys: list[Signer]) -> dict:
     return envelope(payload, keys, "trust-keys+jws")
 
 
-def root_entry(der: bytes, use: list[str] | None = None, **changes: object) -> dict:
+def root_entry(der: bytes, use: list[str] | None = None, /, **changes: object) -> dict:
     entry = {
         "sha256": hashlib.sha256(der).hexdigest(),
         "der": base64.b64encode(der).decode(),

@@ -1,93 +1,56 @@
-"""A device for trust tests: a folder, a factory, and snippets of device code run in it."""
+"""The catalogue of packages, made once per session, and MicroPython runs over it."""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pickle
 from pathlib import Path
 
 import pytest
-
-from support import trust_maker
+from support import trust_cases
 from taproot import interpreters
 
-PRELUDE = """
-import json, sys, tls
-from azure_iot.trust.factory import Factory
-from azure_iot.trust.files import FileSource
-from azure_iot.trust.store import Store
-from azure_iot.trust.manager import TrustManager
-from azure_iot.trust.errors import RefusedError
-from azure_iot.errors import TrustError, ClockError, ConnectionFailedError
-
-class Clock:
-    synchronised = True
-    now = 1786000000
-    ticks = 0
-    def unix_time(self): return self.now
-    def ticks_ms(self): return self.ticks
-    def ticks_diff(self, a, b): return a - b
-
-def loader(der):
-    tls.SSLContext(tls.PROTOCOL_TLS_CLIENT).load_verify_locations(der)
-
-clock = Clock()
-config = {"loader": loader, "uses": ("hub",)}
-mirror = None
-
-def boot():
-    global store, trust
-    store = Store("trust", Factory.from_folder("factory"), mirror=mirror)
-    trust = TrustManager(store, clock, config=config)
-    return trust
-
-def install(name, channel="url"):
-    try:
-        return trust.install(FileSource(name), channel)
-    except TrustError as error:
-        return error.code
-
-def connect(via=None, resumed=False, not_before=None):
-    attempt = trust.attempt()
-    trust.succeeded(attempt, resumed=resumed, via=via, not_before=not_before)
-    return attempt.source, trust.mqtt_accepted(attempt)
-
-def fail(error):
-    attempt = trust.attempt()
-    trust.failed(attempt, error)
-    return attempt.source
-
-def untrusted(): return TrustError("no", "UNTRUSTED")
-def network(): return ConnectionFailedError("no", "tcp")
-def say(*values): print(json.dumps(values))
-"""
-
-
-class Device:
-    """One device's folder; `run` executes a snippet on MicroPython and returns what it said."""
-
-    def __init__(self, folder: Path, fleet: trust_maker.Fleet, build: str = "unix64"):
-        self.folder = folder
-        self.fleet = fleet
-        self.build = build
-        fleet.write(folder / "factory")
-
-    def put(self, name: str, data: bytes) -> None:
-        (self.folder / name).write_bytes(data)
-
-    def run(self, body: str, boot: bool = True, **options) -> list:
-        script = self.folder / "snippet.py"
-        script.write_text(PRELUDE + ("boot()\n" if boot else "") + body)
-        result = interpreters.run(self.build, script, cwd=self.folder, **options)
-        assert result.returncode == 0, result.text
-        said = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("[")]
-        return said[0] if len(said) == 1 else said
+HERE = Path(__file__).resolve().parent
 
 
 @pytest.fixture(scope="session")
-def fleet() -> trust_maker.Fleet:
-    return trust_maker.Fleet()
+def catalogue(tmp_path_factory) -> trust_cases.Catalogue:
+    """The catalogue; `.folder` holds its files. Parallel workers make it once and share it."""
+    shared = tmp_path_factory.getbasetemp().parent / "trust-catalogue"
+    with open(f"{shared}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        saved = Path(f"{shared}.pickle")
+        if saved.exists() and "PYTEST_XDIST_WORKER" in os.environ:
+            return pickle.loads(saved.read_bytes())
+        folder = tmp_path_factory.mktemp("catalogue")
+        made = trust_cases.build(folder)
+        made.folder = folder
+        saved.write_bytes(pickle.dumps(trust_cases.Listing(made)))
+        return made
+
+
+@pytest.fixture(scope="session")
+def answers(catalogue, tmp_path_factory):
+    """`answers(script, build, *args)`: the `[name, answer]` lines a script prints, as a dict."""
+
+    def run(script: str, build: str, *args: str, heap: str = "2m", cwd=None) -> dict:
+        folder = cwd or tmp_path_factory.mktemp("device")
+        result = interpreters.run(build, HERE / script, *args, heap=heap, timeout=300, cwd=folder)
+        assert result.returncode == 0, result.text
+        lines = [line for line in result.stdout.splitlines() if line.startswith("[")]
+        found = dict(json.loads(line) for line in lines)
+        assert len(found) == len(lines), "a name twice"
+        return found
+
+    return run
 
 
 @pytest.fixture
-def device(tmp_path, fleet) -> Device:
-    return Device(tmp_path, fleet)
+def inside(tmp_path):
+    """Run a test inside a folder of its own."""
+    before = os.getcwd()
+    os.chdir(tmp_path)
+    yield tmp_path
+    os.chdir(before)

@@ -173,7 +173,7 @@ def _signatures(scanner: Scanner, found: list) -> None:
 def read_header(text: bytes) -> Header:
     """Return the protected header that the base64url characters `text` hold, exactly three members."""
     raw = base64url(text)
-    scanner = Scanner(BytesSource(raw), len(raw), 64, 1)
+    scanner = Scanner(BytesSource(raw), len(raw), 64, 2)
     scanner.want(scanner.next(), _OBJECT)
     members = {}
     while True:

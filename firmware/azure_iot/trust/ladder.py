@@ -170,7 +170,9 @@ class Ladder:
         factory = store.factory.bundle()
         if not self.managed or factory.version >= state.floor:
             roots = RootSet(factory, store.factory.der, use, state.distrust)
-            found.append(Attempt("factory", roots, use, factory.version, None))
+            attempt = Attempt("factory", roots, use, factory.version, None)
+            # Without a good slot the factory's bundle is the good one, the others are older.
+            found.insert(len(found) if state.good is not None else 0, attempt)
         if use != "hub" and state.trial is not None:
             found.append(self._of_slot("trial", state.trial, use))
         return [attempt for attempt in found if attempt is not None and len(attempt.roots)]

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _BUFFER = const(256)  # read unit, a multiple of 4
 
 _URL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-_STD = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
+_STD = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _HEX = b"0123456789abcdef"
 
 
@@ -52,7 +52,8 @@ def base64url(text: bytes) -> bytes:
 
 def base64std(text: bytes) -> bytes:
     """Decode padded standard base64, as strictly as `base64url`."""
-    if text.strip(_STD) or len(text) % 4:
+    body = text.rstrip(b"=")
+    if body.strip(_STD) or len(text) % 4 or len(text) - len(body) > 2:
         raise MalformedError("not base64")
     raw = a2b_base64(text)
     if b2a_base64(raw)[:-1] != text:
