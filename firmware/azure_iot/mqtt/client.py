@@ -25,9 +25,8 @@ not wait for the link itself (publish(wait=False) is allowed).
 
 import asyncio
 import os
-import time
 
-from azure_iot import log
+from azure_iot import clock, log
 from azure_iot.backoff import Backoff, first_window
 from azure_iot.errors import (
     AzureIoTError,
@@ -83,7 +82,7 @@ class MQTTClient:
     on_message = None  # (topic, payload, qos, pid)
     on_large = None  # (topic, size, qos, pid) -> sink with write(mv), close(), abort(); or None
     on_connected = None  # (session_present), after subscribing again
-    on_disconnected = None  # (error)
+    on_disconnected = None  # (error); not after stop()
     on_connect_failed = None  # (error)
 
     def __init__(
@@ -256,9 +255,9 @@ class MQTTClient:
 
     async def _pause(self) -> None:
         """Wait before the next attempt; reconnect() ends the wait."""
-        end = time.ticks_add(time.ticks_ms(), self._backoff.next())
+        end = clock.ticks_add(clock.ticks_ms(), self._backoff.next())
         while self._backoff.attempts:
-            left = time.ticks_diff(end, time.ticks_ms())
+            left = clock.ticks_diff(end, clock.ticks_ms())
             if left <= 0:
                 return
             await asyncio.sleep_ms(min(left, 250))
@@ -276,18 +275,23 @@ class MQTTClient:
         was = self.connected.is_set()
         if was:
             self.connected.clear()
+        if self._task is None:  # stop(): nothing went wrong
+            hook = None
+        elif was:
             error = self._judge(error)
-            if self._task is not None:
-                self._count("drops")
+            self._count("drops")
+            hook = self.on_disconnected
         else:
+            if isinstance(error, ConnectionDroppedError):
+                error = ConnectionFailedError(str(error), "connack", error)
             self._failures += 1
             self._count("failures")
+            hook = self.on_connect_failed
         self.last_error = error
         log.info("mqtt: %s", error)
         self._notify()
         if link is not None:
             await link.close()
-        hook = self.on_disconnected if was else self.on_connect_failed
         if hook is not None:
             result = hook(error)
             if result is not None:
@@ -295,7 +299,7 @@ class MQTTClient:
 
     def _judge(self, error: Exception) -> Exception:
         """Tell an eviction by its pattern: closed soon, every time, and each connect worked."""
-        lasted = time.ticks_diff(time.ticks_ms(), self._since)
+        lasted = clock.ticks_diff(clock.ticks_ms(), self._since)
         closed = isinstance(error, ConnectionDroppedError) and error is not self._error
         if not closed or lasted > _SOON_MS or self._failures:
             self._evictions = 0
@@ -325,12 +329,12 @@ class MQTTClient:
     async def _watch(self) -> None:
         """Ask the session for what is overdue."""
         s = self.session
-        then = time.ticks_ms()
+        then = clock.ticks_ms()
         while True:
             await asyncio.sleep_ms(s.deadline())
-            now = time.ticks_ms()
+            now = clock.ticks_ms()
             try:
-                if s.elapse(max(0, time.ticks_diff(now, then))):
+                if s.elapse(max(0, clock.ticks_diff(now, then))):
                     self._post(b"\xc0\0")
             except AzureIoTError as error:
                 self._drop(error)
@@ -438,7 +442,7 @@ class MQTTClient:
     def _online(self) -> None:
         """Take up work after CONNACK."""
         self._write = getattr(self._link, "write_some", _full)
-        self._since = time.ticks_ms()
+        self._since = clock.ticks_ms()
         if self._evictions < _EVICTIONS - 1:
             self._backoff.reset()
         self._failures = 0
@@ -480,9 +484,16 @@ class MQTTClient:
         try:
             return self._write(data)
         except (OSError, ValueError) as error:
-            link = self._link
-            self._drop(link.explain(error) if hasattr(link, "explain") else error)
+            self._broken(error)
             return None
+
+    def _broken(self, error: Exception) -> None:
+        """Drop the link after a failed write."""
+        link = self._link
+        if hasattr(link, "explain"):
+            error = link.explain(error)
+        self.last_error = error
+        self._drop(error)
 
     def acknowledge(self, pid: int) -> None:
         """Send the PUBACK that a handler held back by returning False."""
@@ -536,31 +547,31 @@ class MQTTClient:
         if not isinstance(payload, bytes):
             payload = owned(payload, copy)
         s = self.session
-        while self._write is None or s.sent != s.head or s.sent - s.tail >= s.window:
-            if self._accepts(wait, len(payload)):
-                number = s.enqueue(topic, payload if qos else (0, payload))
-                self._kick()
-                return number
-            self._alive()
-            await self._wait()
+        if self._write is None or s.sent != s.head or s.sent - s.tail >= s.window:
+            if await self._queued(topic, payload, qos, wait):
+                return s.head - 1
         view = s.publish(topic, payload, qos)
-        try:
-            n = self._write(view)
+        try:  # not _put(): one call less, and its frame would come from the heap
+            copy = self._write(view)
         except (OSError, ValueError) as error:
-            self._broken(error, qos)
-            return s.head - 1
-        if n != len(view) or s.rest is not None:
-            await self._finish(view, n)
+            self._broken(error)
+            if not qos:
+                raise self.last_error
+        if copy != len(view) or s.rest is not None:
+            await self._finish(view, copy)
         return s.head - 1
 
-    def _broken(self, error: Exception, qos: int) -> None:
-        """Drop the link after a failed write; a QoS 1 message is in flight and comes again."""
-        link = self._link
-        if hasattr(link, "explain"):
-            error = link.explain(error)
-        self._drop(error)
-        if not qos:
-            raise error
+    async def _queued(self, topic: str, payload: bytes, qos: int, wait: bool) -> bool:
+        """Queue a message (True), or wait until it may be sent at once (False)."""
+        s = self.session
+        while self._write is None or s.sent != s.head or s.sent - s.tail >= s.window:
+            if self._accepts(wait, len(payload)):
+                s.enqueue(topic, payload if qos else (0, payload))
+                self._kick()
+                return True
+            self._alive()
+            await self._wait()
+        return False
 
     def _accepts(self, wait: bool, size: int) -> bool:
         """Tell whether a message is to be queued. Raises QueueFullError."""
@@ -628,11 +639,10 @@ class MQTTClient:
         Raises ServiceError where the server refuses; the link stays.
         """
         packet.topic_filter(wanted)
-        self._filters[wanted] = qos
         code = await self._ask(wanted, qos)
         if code == 128:
-            self._filters.pop(wanted, None)
             raise ServiceError("subscription to '%s' refused" % wanted, 128)
+        self._filters[wanted] = qos
         return code
 
     async def unsubscribe(self, wanted: str) -> None:

@@ -126,11 +126,11 @@ class Session:
             out[at + 1] = end & 255
             at += 2
             qos = 2
+        out[3] = 0x30 | qos
         end = at + len(payload)
         if end > 132 or end >= len(out):  # remaining length above 127: more than one byte
-            return self._long(0x30 | qos, payload, at, end)
+            return self._long(payload, end)
         out[at:end] = payload
-        out[3] = 0x30 | qos
         out[4] = end - 5
         if end != self._packet_end:
             self._packet_end = end
@@ -277,11 +277,14 @@ class Session:
             self._out[at] = pid >> 8
             self._out[at + 1] = pid & 255
             at += 2
-        return self._long(head, payload, at, at + len(payload))
+        self._out[3] = head
+        return self._long(payload, at + len(payload))
 
-    def _long(self, head: int, payload: bytes, at: int, end: int) -> memoryview:
-        """Put `payload` at `at` and the header before the topic; return the packet."""
+    def _long(self, payload: bytes, end: int) -> memoryview:
+        """Put `payload` before `end`, the header before the topic; return the packet."""
         out = self._out
+        at = end - len(payload)
+        head = out[3]
         size = end - 5
         if end > len(out):
             end = len(out)
@@ -424,14 +427,14 @@ class Session:
         if head & 6:
             at += 2
             if at > end or head & 4:
-                self._check_head(head, body - 2, end)
+                self._refuse(head)
             self.qos = 1
             self.pid = data[start] << 8 | data[start + 1]
             if not self.pid:
                 raise ProtocolError("packet id 0", _NO_ID)
         else:
             if at > end or head & 8:
-                self._check_head(head, body - 2, end)
+                self._refuse(head)
             self.qos = self.pid = 0
         self.dup = head & 8
         if start != self._name_end or body != self._name_at or self._name_view != self._name:
@@ -445,27 +448,25 @@ class Session:
         self.payload = self._view
         return MESSAGE
 
-    def _check_head(self, head: int, body: int, end: int) -> None:
-        """Refuse a PUBLISH whose first bytes are wrong, also before the rest is there."""
-        if not self.online:
-            raise ProtocolError("PUBLISH before CONNACK", "MQTT-3.2.0-1")
-        qos = head >> 1 & 3
-        if qos == 3:
+    def _refuse(self, head: int) -> None:
+        """Say what is wrong with a PUBLISH."""
+        if head & 6 == 6:
             raise ProtocolError("QoS 3", "MQTT-3.3.1-4")
-        if qos == 2:
+        if head & 4:
             raise ProtocolError("QoS 2, which was never asked for", "MQTT-3.8.4-6")
-        if head & 8 and not qos:
+        if head & 8 and not head & 2:
             raise ProtocolError("DUP with QoS 0", "MQTT-3.3.1-2")
-        size = end - body
-        n = 0
-        if body + 2 <= self._end:
-            n = self._in[body] << 8 | self._in[body + 1]
-        if n + 2 + 2 * qos > size:
-            raise ProtocolError("topic of %d bytes in a packet of %d" % (n, size), _RULE)
+        raise ProtocolError("PUBLISH shorter than its topic", _RULE)
 
     def _partial(self, head: int, body: int, end: int) -> int:
         """Wait for the rest of a PUBLISH, or begin one that is larger than the buffer."""
-        self._check_head(head, body, end)
+        if not self.online:
+            raise ProtocolError("PUBLISH before CONNACK", "MQTT-3.2.0-1")
+        start = 2 + (head & 2)
+        if body + 2 <= self._end:
+            start += self._in[body] << 8 | self._in[body + 1]
+        if head & 4 or head & 10 == 8 or body + start > end:
+            self._refuse(head)
         if end - self._pos <= len(self._in) or body + 2 > self._end:
             return 0
         data = self._in

@@ -1,0 +1,198 @@
+# The application of the fault matrix, the same for every scenario (runs on MicroPython).
+# Arguments: one JSON object (see OPTIONS). Prints UP, P n, C payload, E class text, DONE, STATS.
+import asyncio
+import gc
+import json
+import sys
+
+import azure_iot.mqtt.client as mqtt
+from azure_iot import clock
+from azure_iot.backoff import Backoff
+from azure_iot.deadlines import Deadlines
+from azure_iot.errors import AzureIoTError
+from azure_iot.tls.context import TLSContext
+from azure_iot.transport import open_tls
+
+OPTIONS = {
+    "kind": "pub",  # pub, sub, idle, both
+    "n": 3,
+    "port": 0,
+    "root": "",
+    "client_id": "dev1",
+    "user": None,
+    "password": None,
+    "cert": None,
+    "key": None,
+    "keepalive": 60,
+    "deadline_ms": 1000,
+    "interval_ms": 30,
+    "seconds": 20,
+    "qos": 1,
+    "size": 0,
+    "clean": False,
+    "window": 8,
+    "buffer": 4096,
+    "maximum_ms": 2000,
+    "minimum_ms": 100,
+    "expect": 0,  # messages to receive before DONE
+    "clock": "",  # jump, wrap
+    "first_id": 0,
+    "idle_s": 0,
+}
+OPTIONS.update(json.loads(sys.argv[1]))
+O = OPTIONS
+
+
+class Credential:
+    pass
+
+
+def context():
+    with open(O["root"], "rb") as file:
+        root = file.read()
+    credential = None
+    if O["cert"]:
+        credential = Credential()
+        with open(O["cert"], "rb") as file:
+            credential.cert = file.read()
+        with open(O["key"], "rb") as file:
+            credential.key = file.read()
+    return TLSContext([root], credential=credential)
+
+
+def say(*words):
+    print(*words)
+
+
+def wrap_ticks():
+    # ticks of a device: 30 bits, and about to wrap
+    real, period = clock.ticks_ms, 1 << 30
+    start = real()
+
+    def diff(a, b):
+        return (a - b + period // 2) % period - period // 2
+
+    clock.ticks_ms = lambda: (real() - start + period - 1500) % period
+    clock.ticks_diff = diff
+    clock.ticks_add = lambda a, b: (a + b) % period
+
+
+class Beat:
+    """A task that wants to run every 100 ms; `worst` is its longest pause."""
+
+    worst = 0
+
+    async def run(self):
+        then = asyncio.core.ticks()
+        while True:
+            await asyncio.sleep_ms(100)
+            now = asyncio.core.ticks()
+            self.worst = max(self.worst, asyncio.core.ticks_diff(now, then))
+            then = now
+
+
+def deadlines():
+    ms = O["deadline_ms"]
+    return Deadlines(
+        tcp_ms=ms, tls_ms=ms, connack_ms=ms, suback_ms=ms, puback_ms=ms, pingresp_ms=ms,
+        packet_ms=ms, write_ms=ms,
+    )  # fmt: skip
+
+
+class App:
+    def __init__(self):
+        limits = deadlines()
+        tls = context()
+
+        async def opener():
+            return await open_tls("localhost", O["port"], tls, deadlines=limits)
+
+        random = mqtt._random
+        self.client = mqtt.MQTTClient(
+            opener,
+            O["client_id"],
+            credentials=(O["user"], O["password"]),
+            keepalive_s=O["keepalive"],
+            clean_session=O["clean"],
+            window=O["window"],
+            buffer_in=O["buffer"],
+            buffer_out=O["buffer"],
+            deadlines=limits,
+            backoff=Backoff(O["minimum_ms"], O["maximum_ms"], random),
+        )
+        session = self.client.session
+        session.tail = session.sent = session.head = O["first_id"]
+        self.got = 0
+        self.over = asyncio.Event()
+        self.client.on_message = self.message
+        self.client.on_connected = lambda present: say("UP", int(present))
+        self.client.on_disconnected = self.error
+        self.client.on_connect_failed = self.error
+
+    def error(self, error):
+        say("E", type(error).__name__, str(error).replace("\n", " "))
+
+    def message(self, topic, payload, qos, pid):
+        self.got += 1
+        say("C", str(payload[:20], "utf-8"), len(payload), qos)
+        if payload == b"end" or self.got == O["expect"]:
+            self.over.set()
+
+    async def publish(self):
+        number = 0
+        for i in range(O["n"]):
+            text = "m%04d" % i
+            payload = text + "." * max(0, O["size"] - len(text))
+            number = await self.client.publish("devices/dev1/messages/events/", payload, O["qos"])
+            say("P", i)
+            if O["interval_ms"]:
+                await asyncio.sleep_ms(O["interval_ms"])
+            if O["clock"] == "jump" and i in (2, 4):
+                clock.set_time(clock.unix_time() + (86400 if i == 2 else -2 * 86400))
+        if O["qos"] and O["n"]:
+            await self.client.delivered(number)
+        say("ALL")
+
+    async def subscribe(self):
+        try:
+            await self.client.subscribe("devices/dev1/messages/devicebound/#", 1)
+            say("SUBACK")
+        except AzureIoTError as error:
+            self.error(error)
+
+    async def main(self):
+        beat = Beat()
+        tasks = [asyncio.create_task(beat.run())]
+        await self.client.start()
+        try:
+            if O["kind"] != "pub":
+                tasks.append(asyncio.create_task(self.subscribe()))
+            work = None
+            if O["kind"] in ("pub", "both"):
+                work = asyncio.create_task(self.publish())
+            await asyncio.wait_for(self.finish(work), O["seconds"])
+            say("DONE")
+        except asyncio.TimeoutError:
+            say("TIMEOUT")
+        gc.collect()
+        stats = self.client.stats
+        stats["beat"] = beat.worst
+        stats["heap"] = gc.mem_alloc()
+        stats["last_error"] = str(self.client.last_error or "")
+        await self.client.stop()
+        for task in tasks:
+            task.cancel()
+        say("STATS", json.dumps(stats))
+
+    async def finish(self, work):
+        if work is not None:
+            await work
+        if O["kind"] in ("sub", "both"):
+            await self.over.wait()
+        if O["idle_s"]:
+            await asyncio.sleep(O["idle_s"])
+
+
+if O["clock"] == "wrap":
+    wrap_ticks()
+asyncio.run(App().main())

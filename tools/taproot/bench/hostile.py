@@ -1,0 +1,316 @@
+"""An MQTT server over TLS 1.2 that misbehaves on its first connection and is correct after.
+
+Responsible for: one way of misbehaving per scenario (MISCHIEF), a log of what it saw, and being
+a small correct server otherwise: acknowledges, echoes nothing, sends `end` to a subscriber.
+Its codec is its own: sharing the client's would hide a shared fault.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import struct
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from taproot.bench.relay import reset
+from taproot.pki import Authority
+
+CONNACK = b"\x20\x02\x00\x00"
+DOWN = "devices/dev1/messages/devicebound/x"
+
+# Sent 0.3 s after SUBACK, then silence (or close, see _CLOSES).
+AFTER_SUBACK = {
+    "oversize": b"\x30\xff\xff\xff\x7f\x00\x03a/b" + b"z" * 90,
+    "badvarint": b"\x30\xff\xff\xff\xff\xff\x7f\x00\x03a/bxxxx",
+    "trunc": b"\x30\xc8\x01\x00\x03a/b" + b"z" * 20,
+    "trunc_hang": b"\x30\xc8\x01\x00\x03a/b" + b"z" * 20,
+    "topiclen": b"\x30\x0a\xff\xffa/bzzzzz",
+    "qos3": b"\x36\x07\x00\x03a/bq3",
+    "type0": b"\x00\x00",
+    "type15": b"\xf0\x00",
+    "pingresp_len": b"\xd0\x05hello",
+    "dup_publish": b"\x32\x0a\x00\x03a/b\x00\x07dup\x3a\x0a\x00\x03a/b\x00\x07dup",
+    "poison": b"",  # made in _misbehave: larger than the client's buffer, QoS 1
+}
+CONNACKS = {
+    "badconnack_rc": b"\x20\x02\x00\x05",
+    "badconnack_type": b"\x30\x02\x00\x00",
+    "badconnack_len": b"\x20\x03\x00\x00\x00",
+    "connack_garbage": b"HTTP/1.1 400 Bad Request\r\n",
+}
+
+
+@dataclass
+class Seen:
+    """One connection as the server saw it."""
+
+    number: int
+    publishes: list[tuple[bytes, int, bool]] = field(default_factory=list)  # payload, id, dup
+    acks: list[int] = field(default_factory=list)
+    subscriptions: int = 0
+    pings: int = 0
+    clean: bool = False
+    accepted: bool = False
+
+
+class Server:
+    """See the module. `mode` is a key of AFTER_SUBACK, CONNACKS or one handled in the code."""
+
+    def __init__(self, mode: str = "", *, root: Authority | None = None, times: int = 1) -> None:
+        self.mode, self.times = mode, times
+        self.root = root or Authority.root("hostile root", "p256")
+        leaf = self.root.leaf("localhost", "p256", dns=["localhost"])
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.maximum_version = ssl.TLSVersion.TLSv1_2
+        with tempfile.TemporaryDirectory() as folder:
+            chain, key = leaf.write(Path(folder))
+            self._context.load_cert_chain(chain, key)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.seen: list[Seen] = []
+        self.recorded: list[bytes] = []  # payloads of every publish answered, in order
+        self.duplicates = 0
+        self._known: set[bytes] = set()
+        self.sessions: set[bytes] = set()
+        self._stop = threading.Event()
+        self._open: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+
+    def __enter__(self) -> Server:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._listener.close()
+        for sock in self._open:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+        self._thread.join(5)
+
+    def _accept(self) -> None:
+        self._listener.settimeout(0.1)
+        while not self._stop.is_set():
+            try:
+                sock, _ = self._listener.accept()
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+            self._open.append(sock)
+            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+
+    def _serve(self, raw: socket.socket) -> None:
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.mode == "tls_silent" and not self.seen:
+            self.seen.append(Seen(0))
+            self._sleep(3600)
+            return
+        try:
+            raw.settimeout(10)
+            tls = self._context.wrap_socket(raw, server_side=True)
+            tls.settimeout(None)
+        except OSError:
+            raw.close()
+            return
+        self._open.append(tls)
+        seen = Seen(len(self.seen))
+        self.seen.append(seen)
+        try:
+            _Session(self, tls, seen, self.mode if seen.number < self.times else "").run()
+        except (OSError, EOFError, ValueError):
+            tls.close()
+
+    def _sleep(self, seconds: float) -> None:
+        self._stop.wait(seconds)
+
+    def record(self, payload: bytes) -> None:
+        """Note a publish that gets its PUBACK."""
+        if payload in self._known:
+            self.duplicates += 1
+        else:
+            self._known.add(payload)
+            self.recorded.append(payload)
+
+
+def publish(topic: str, payload: bytes, qos: int = 0, pid: int = 0) -> bytes:
+    """A PUBLISH."""
+    body = struct.pack("!H", len(topic)) + topic.encode()
+    body += struct.pack("!H", pid) if qos else b""
+    return bytes([0x30 | qos << 1]) + varint(len(body) + len(payload)) + body + payload
+
+
+def varint(n: int) -> bytes:
+    """A remaining length."""
+    out = b""
+    while True:
+        n, low = n >> 7, n & 127
+        out += bytes([low | (128 if n else 0)])
+        if not n:
+            return out
+
+
+class _Session:
+    def __init__(self, server: Server, sock: ssl.SSLSocket, seen: Seen, mode: str) -> None:
+        self.server, self.sock, self.seen, self.mode = server, sock, seen, mode
+
+    def _exactly(self, n: int) -> bytes:
+        out = b""
+        while len(out) < n:
+            data = self.sock.recv(n - len(out))
+            if not data:
+                raise EOFError
+            out += data
+        return out
+
+    def _packet(self) -> tuple[int, bytes]:
+        head = self._exactly(1)[0]
+        size = shift = 0
+        while True:
+            byte = self._exactly(1)[0]
+            size |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return head, self._exactly(size)
+
+    def run(self) -> None:
+        """Serve one connection."""
+        while not self.server._stop.is_set():
+            head, body = self._packet()
+            kind = head >> 4
+            if kind == 1:
+                self._connect(body)
+            elif kind == 8:
+                self._subscribe(body)
+            elif kind == 3:
+                self._publish(head, body)
+            elif kind == 4:
+                self.seen.acks.append(int.from_bytes(body, "big"))
+            elif kind == 10:
+                self.sock.sendall(b"\xb0\x02" + body[:2])
+            elif kind == 12:
+                self.seen.pings += 1
+                if self.mode != "noping":
+                    self.sock.sendall(b"\xd0\x00")
+            elif kind == 14:
+                self.sock.close()
+                return
+
+    def _connect(self, body: bytes) -> None:
+        server, mode = self.server, self.mode
+        flags = body[7]
+        size = int.from_bytes(body[10:12], "big")
+        client = body[12 : 12 + size]
+        self.seen.clean = bool(flags & 2)
+        if mode in CONNACKS:
+            self.sock.sendall(CONNACKS[mode])
+            return
+        if mode == "connack_never":
+            return
+        if mode == "connack_late":
+            server._sleep(2.5)
+        present = client in server.sessions and not self.seen.clean
+        if not self.seen.clean:
+            server.sessions.add(client)
+        answer = bytes([0x20, 2, present, 0])
+        self.seen.accepted = True
+        if mode in ("connack_split", "one_byte_per_second"):
+            for byte in answer:
+                server._sleep(0.3 if mode == "connack_split" else 1.0)
+                self.sock.sendall(bytes([byte]))
+        else:
+            self.sock.sendall(answer)
+        if present:  # a resumed subscriber is not going to subscribe again
+            self._end_soon()
+
+    def _subscribe(self, body: bytes) -> None:
+        self.seen.subscriptions += 1
+        pid = body[:2]
+        if self.mode == "suback_never":
+            return
+        if self.mode == "suback_fail":
+            self.sock.sendall(b"\x90\x03" + pid + b"\x80")
+            return
+        if self.mode == "suback_wrongpid":
+            self.sock.sendall(b"\x90\x03\x77\x77\x00")
+            return
+        self.sock.sendall(b"\x90\x03" + pid + b"\x01")
+        if self.mode in AFTER_SUBACK or self.mode == "drip_publish":
+            threading.Thread(target=self._misbehave, daemon=True).start()
+        elif self.mode not in ("noping", "quiet"):
+            self._end_soon()
+
+    def _end_soon(self) -> None:
+        def send() -> None:
+            self.server._sleep(0.2)
+            with contextlib.suppress(OSError):
+                self.sock.sendall(publish(DOWN, b"end", 1, 77))
+
+        threading.Thread(target=send, daemon=True).start()
+
+    def _misbehave(self) -> None:
+        self.server._sleep(0.3)
+        with contextlib.suppress(OSError):
+            if self.mode == "drip_publish":
+                for byte in publish("a/b", b"y" * 1000):
+                    self.sock.sendall(bytes([byte]))
+                    self.server._sleep(1.0)
+                return
+            if self.mode == "poison":
+                self.sock.sendall(publish("a/b", b"p" * 20000, 1, 7))
+                self._end_soon()
+                return
+            self.sock.sendall(AFTER_SUBACK[self.mode])
+            if self.mode == "trunc":
+                self.server._sleep(0.1)
+                self.sock.shutdown(socket.SHUT_RDWR)
+                self.sock.close()
+            elif self.mode == "dup_publish":
+                self._end_soon()
+
+    def _publish(self, head: int, body: bytes) -> None:
+        qos = head >> 1 & 3
+        n = 2 + int.from_bytes(body[:2], "big")
+        pid = body[n : n + 2] if qos else b""
+        payload = body[n + len(pid) :]
+        self.seen.publishes.append((payload, int.from_bytes(pid, "big"), bool(head & 8)))
+        mode = self.mode
+        if not qos or mode == "puback_never":
+            return
+        if mode == "puback_badlen":
+            self.sock.sendall(b"\x40\x03" + pid + b"\x00")
+            return
+        if mode == "kill_before_puback":
+            with contextlib.suppress(OSError):
+                reset(self.sock)
+            raise EOFError
+        if mode == "stop_reading":
+            self.server._sleep(3600)
+        if mode == "publish_in_puback":
+            self.sock.sendall(publish(DOWN, b"in between", 1, 9))
+        if mode == "puback_unknown":
+            self.sock.sendall(b"\x40\x02\x10\x92")
+        self.server.record(payload)
+        self.sock.sendall(b"\x40\x02" + pid)
+
+
+def wait_until(condition: object, seconds: float) -> bool:
+    """Poll `condition()` until it holds or the time is over."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():  # type: ignore[operator]
+            return True
+        time.sleep(0.02)
+    return False
