@@ -33,8 +33,7 @@ def reporting(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.pass_context
     @functools.wraps(function)
     def run(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
-        path = ctx.command_path.removeprefix("python -m ")
-        report = Report(path if path.startswith("taproot") else f"taproot {path}", as_json)
+        report = Report(_path_of(ctx), as_json)
         try:
             function(report, **options)
         except click.ClickException as exc:
@@ -49,6 +48,16 @@ def reporting(function: Callable[..., Any]) -> Callable[..., Any]:
         report.finish()
 
     return run
+
+
+def _path_of(ctx: click.Context) -> str:
+    """Return the command's whole name, whatever the program was started as."""
+    names: list[str] = []
+    here: click.Context | None = ctx
+    while here is not None and here.parent is not None:
+        names.append(str(here.info_name))
+        here = here.parent
+    return " ".join(["taproot", *reversed(names)])
 
 
 def home_of() -> Path:

@@ -366,7 +366,8 @@ def sign(
     before = set(envelope.kids())
     order = _roles(space, typ, payload)
     if key is not None:
-        secret = keys.read_private(key, keys.read_passphrase(passphrase_file))
+        place = key if key.exists() else home / key
+        secret = keys.read_private(place, keys.read_passphrase(passphrase_file))
         _allowed(order, secret.public)
         envelope.sign(secret, typ)
     elif attach is not None:

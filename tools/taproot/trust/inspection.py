@@ -33,6 +33,14 @@ def day(unix: int) -> str:
         return f"{unix} s"
 
 
+def moment(unix: int) -> str:
+    """Return a date with its time of day (UTC)."""
+    try:
+        return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, ValueError, OSError):
+        return f"{unix} s"
+
+
 def read(path: Path) -> bytes:
     """Read a document."""
     try:
@@ -258,7 +266,7 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, str]]
         for name in names:
             if a[name] != b[name]:
                 date = name in ("issued", "expires")
-                was, now = (day(a[name]), day(b[name])) if date else (a[name], b[name])
+                was, now = (moment(a[name]), moment(b[name])) if date else (a[name], b[name])
                 row(name, "changed", f"{was} -> {now}")
         _roots_difference(a, b, row)
         for name in ("distrust", "recovery"):

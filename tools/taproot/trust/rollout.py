@@ -141,7 +141,7 @@ class Rollout:
         for name, devices in plan:
             stage = Stage(name, list(devices))
             done.append(stage)
-            self.say(f"stage {name}: {len(devices)} devices")
+            self.say(f"{name}: {len(devices)} devices")
             self._offer(stage)
             self._wait(stage)
             failures = sum(len(s.failed) for s in done)
