@@ -23,7 +23,7 @@ from micropython import const
 
 from . import hub, log
 from .clock import default
-from .errors import AzureIoTError, CredentialError, ServiceError
+from .errors import AzureIoTError, CredentialError, ServiceError, TrustError
 from .guard import Guard
 from .identity import Identity, SymmetricKey, parse
 from .link import HubLink
@@ -131,6 +131,7 @@ class IoTHubDeviceClient:
         self._settling = None
         self.on_event = None
         self._updater = None
+        self.upkeep = None  # upkeep.Upkeep, where an agent runs one
         if trust is not None:
             trust.on_change = self._on_trust_change
             if update_agent:
@@ -321,16 +322,18 @@ class IoTHubDeviceClient:
 
     async def _renew(self) -> None:
         while True:
-            nap = self._link.renewal_nap_s()
+            if not self._link.renew_ms:
+                self._link.token_made.clear()
+                await self._link.token_made.wait()
+            nap = self._link.renewal_nap_ms()
             if nap:
-                # Looked at every minute, so that a clock set anew is seen soon.
-                await asyncio.sleep(min(nap, 60))
+                await asyncio.sleep_ms(nap)
             elif self.connected.is_set():
                 log.info("renewing the token")
-                self._link.renew_at = 0
+                self._link.renew_ms = 0
                 await self._mqtt.reconnect()
             else:
-                await asyncio.sleep(1)
+                await asyncio.sleep_ms(500)
 
     # Telemetry
 
@@ -468,6 +471,9 @@ class IoTHubDeviceClient:
         """Hand one message on; False holds its PUBACK back until the application took it."""
         found = hub.parse(topic, self._base)
         kind = found[0]
+        if self.upkeep is not None and self.upkeep.takes(found):
+            self.upkeep.on_message(found, payload)
+            return None
         if kind == hub.TWIN_RESULT and self._twin is not None:
             self._twin.on_result(found[1], found[2], found[3], bytes(payload))
         elif kind == hub.DESIRED and self._twin is not None:
@@ -483,6 +489,10 @@ class IoTHubDeviceClient:
 
     def _on_large(self, topic: str, size: int, qos: int, pid: int) -> "object | None":
         """Collect a message larger than the input buffer, up to the inbound limit."""
+        if self.upkeep is not None:
+            found = hub.parse(topic, self._base)
+            if self.upkeep.takes(found):
+                return self.upkeep.sink(found)
         if size > self._options[2]:
             log.error("a message of %d bytes is over the inbound limit: dropped", size)
             return None
@@ -507,8 +517,48 @@ class IoTHubDeviceClient:
 
             self._updater = Updater(self.trust, randbelow, profile=self._link.profile)
             self._updater.on_result = self._report_soon
+            self._updater.client = self
             self._tasks.append(asyncio.create_task(self._updater.run()))
         self._updater.on_desired(change)
+
+    async def install_package(self, source: object, channel: str) -> int:
+        """Install a trust package; where memory is short, with the hub's connection closed.
+
+        Raises RefusedError.
+        """
+        try:
+            return self.trust.install(source, channel)
+        except TrustError as error:
+            if error.code != "MEMORY" or not self.connected.is_set():
+                raise
+        async with self.quiet():
+            source.seek(0)
+            return self.trust.install(source, channel)
+
+    def quiet(self) -> "Quiet":
+        """Close the connection and keep it closed: `async with client.quiet(): …`."""
+        return Quiet(self._link, self._mqtt)
+
+    async def answer_method(self, rid: str, status: int, body: dict) -> None:
+        """Answer the direct method call `rid`."""
+        topic = hub.method_response_topic(status, rid)
+        await self._mqtt.publish(topic, json.dumps(body), 1)
+
+    def want(self, name: str) -> None:
+        """Subscribe to one more of the hub's filters, for upkeep.py."""
+        self._want(name)
+
+    def want_c2d(self) -> None:
+        """Subscribe to cloud-to-device messages, for upkeep.py."""
+        self._want(hub.c2d_filter(self._base))
+
+    def retry_soon(self) -> None:
+        """Try to connect now: there is something new to try with."""
+        self._reconnect_soon("new roots are here")
+
+    def report_soon(self) -> None:
+        """Send what changed of the reported sections, if connected."""
+        self._report_soon()
 
     def _report_soon(self) -> None:
         if self.connected.is_set():
@@ -542,6 +592,26 @@ class IoTHubDeviceClient:
     def __repr__(self) -> str:
         state = "connected" if self.connected.is_set() else "not connected"
         return "<%s %s, %s>" % (type(self).__name__, self.identity.client_id, state)
+
+
+class Quiet:
+    """The time in which the hub's connection is closed, so that its memory serves something else."""
+
+    def __init__(self, link: "HubLink", mqtt: MQTTClient) -> None:
+        self._link = link
+        self._mqtt = mqtt
+
+    async def __aenter__(self) -> "Quiet":
+        log.info("closing the hub's connection: memory is short")
+        self._link.held += 1
+        await self._mqtt.reconnect()
+        while self._mqtt.connected.is_set():
+            await asyncio.sleep_ms(20)
+        gc.collect()
+        return self
+
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        self._link.held -= 1
 
 
 def _identity(hostname: str, device_id: str, options: dict) -> Identity:

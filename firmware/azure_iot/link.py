@@ -7,6 +7,8 @@ each CONNECT, when the token is renewed. Not for: MQTT (mqtt/), the public inter
     MQTTClient(link.open, identity.client_id, credentials=link.login, …)
 """
 
+import asyncio
+import asyncio
 from hashlib import sha256
 
 from micropython import const
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
     from .transport import Transport
 
 _PLAUSIBLE = const(1735689600)  # 2025-01-01: no build of this firmware is older
-_CLOCK_SLACK_S = const(300)
-_LONGEST_NAP_S = const(3600)
+_CLOCK_SLACK_MS = const(300000)
+_LONGEST_NAP_MS = const(60000)  # a clock set anew is seen within a minute
+_TICKS_SERVE_MS = const(400000000)  # ticks wrap; longer lives are counted in Unix time
+_HOLD_MS = const(50)
 
 
 class HubLink:
@@ -74,8 +78,10 @@ class HubLink:
         self.attempt = None
         self.facts = {}
         self.issued = 0
-        self.renew_at = 0  # Unix time; 0: nothing to renew
+        self.renew_ms = 0  # after the token was made; 0: nothing to renew
+        self.token_made = asyncio.Event()
         self._issued_ticks = 0
+        self.held = 0  # while not 0 no connection is opened
         self._random32 = random32
 
     @property
@@ -85,6 +91,8 @@ class HubLink:
 
     async def open(self) -> "Transport":
         """Open one verified connection; report a failure to the trust manager and raise it."""
+        while self.held:
+            await asyncio.sleep_ms(_HOLD_MS)
         if self.guard is not None and (self.attempt is not None or self.roots):
             await self.guard.before(self)
         self._check_clock()
@@ -213,19 +221,19 @@ class HubLink:
         token = await self._token(now + self.sas_life_s)
         self.issued = now
         self._issued_ticks = self.clock.ticks_ms()
-        life = sas.token_expiry(token) - now
+        life = max(sas.token_expiry(token) - now, 0)
         if getattr(self.credential, "expiry", 0):
             # A fixed token cannot be renewed: it serves until its end.
-            self.renew_at = 0
-            if life <= 0:
+            self.renew_ms = 0
+            if not life:
                 raise CredentialError("the fixed token has expired: install a new one")
         else:
-            self.renew_at = now + sas.renewal_delay(max(life, 1), self._random32())
+            # The clock counts whole seconds, so the token may be up to one second older.
+            self.renew_ms = sas.renewal_delay(max(life * 1000 - 1000, 100), self._random32())
+            self.token_made.set()
         return name, token
 
     async def _token(self, expiry: int) -> str:
-        import asyncio
-
         limit = getattr(self.credential, "deadline_s", 0)
         work = self.credential.token(self.identity.resource, expiry)
         if not limit:
@@ -239,18 +247,18 @@ class HubLink:
         except (OSError, ValueError, EOFError) as error:
             raise ConnectionFailedError("the SAS provider failed", "provider", error)
 
-    def renewal_nap_s(self) -> int:
-        """Seconds until the token should be looked at again; 0: renew it now.
+    def renewal_nap_ms(self) -> int:
+        """Milliseconds until the token should be looked at again; 0: renew it now.
 
         A clock that was set anew shows as a difference between Unix time and ticks: the token
         then carries a wrong expiry and is made again at once.
         """
-        if not self.renew_at:
-            return _LONGEST_NAP_S
-        now = self.clock.unix_time()
         clock = self.clock
-        ticks_s = clock.ticks_diff(clock.ticks_ms(), self._issued_ticks) // 1000
-        if ticks_s < 400000 and abs((now - self.issued) - ticks_s) > _CLOCK_SLACK_S:
-            log.info("the clock was set anew: renewing the token")
-            return 0
-        return max(0, min(self.renew_at - now, _LONGEST_NAP_S))
+        passed_ms = (clock.unix_time() - self.issued) * 1000
+        if self.renew_ms < _TICKS_SERVE_MS:
+            ticks_ms = clock.ticks_diff(clock.ticks_ms(), self._issued_ticks)
+            if abs(passed_ms - ticks_ms) > _CLOCK_SLACK_MS:
+                log.info("the clock was set anew: renewing the token")
+                return 0
+            passed_ms = ticks_ms
+        return max(0, min(self.renew_ms - passed_ms, _LONGEST_NAP_MS))

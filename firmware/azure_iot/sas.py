@@ -64,13 +64,13 @@ def token_expiry(text: str) -> int:
     return 0
 
 
-def renewal_delay(life_s: int, random32: int) -> int:
-    """Seconds after issue at which a token of `life_s` is renewed: 70 to 85 % of its life.
+def renewal_delay(life: int, random32: int) -> int:
+    """When a token of `life` (any unit) is renewed after issue: 70 to 85 % of its life.
 
     `random32` is a uniform 32-bit number; every device and every token draws its own, so a
     fleet that started together does not renew together.
     """
-    return (life_s * 70 + ((life_s * 15 * (random32 & 0xFFFF)) >> 16)) // 100
+    return (life * 70 + ((life * 15 * (random32 & 0xFFFF)) >> 16)) // 100
 
 
 def derive_device_key(group_key: bytes, registration_id: str) -> bytes:
