@@ -15,7 +15,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-
 from taproot.emulator import credentials
 from taproot.emulator.dps import Failure, Provisioning, Violation
 from taproot.emulator.enrollments import Enrollment

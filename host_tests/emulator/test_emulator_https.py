@@ -13,7 +13,6 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
-
 from taproot.emulator.connection import Engine
 from taproot.emulator.downloads import Download
 from taproot.emulator.events import Recorder

@@ -7,7 +7,6 @@ import ssl
 from email.utils import parsedate_to_datetime
 
 import pytest
-
 from taproot.emulator.downloads import Download
 from taproot.emulator.recovery import RecoveryServer
 from taproot.pki import Authority

@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from support import wire
-
 from taproot.emulator import EmulatorConfig, credentials, running
 
 PREVIEW = "api-version=2025-08-01-preview"
@@ -197,7 +196,7 @@ def test_dps_on_the_wire_is_never_persistent_and_grants_qos_1_for_2():
             body = json.dumps({"registrationId": "wired"}).encode()
             link.send(wire.publish("$dps/registrations/PUT/iotdps-register/?$rid=1", body, 1, 7))
             link.expect(wire.PUBACK)
-            topic, reply = answer(link)
+            topic, _ = answer(link)
             assert topic == "$dps/registrations/res/202/?$rid=1&retry-after=0"
             link.close()
         link = wire.Wire.plain(emu.plain_port)

@@ -11,7 +11,6 @@ import time
 from urllib.parse import quote
 
 import pytest
-
 from taproot.emulator.connection import Engine
 from taproot.emulator.events import Recorder
 from taproot.emulator.faults import Faults

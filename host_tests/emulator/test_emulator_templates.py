@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from taproot.emulator import templates
 from taproot.emulator.templates import TemplateError, TLSPolicy
 
@@ -90,7 +89,7 @@ def test_parameters_are_checked(tmp_path):
         templates.load(path, {"colour": "red"})
     with pytest.raises(TemplateError, match="one of S1"):
         templates.load(path, {"sku": "S9"})
-    with pytest.raises(TemplateError, match="1.3"):
+    with pytest.raises(TemplateError, match=r"1\.3"):
         templates.load(write(tmp_path, minimum="1.3"))
     with pytest.raises(TemplateError, match="No such file"):
         templates.load(tmp_path / "absent.json")

@@ -109,7 +109,7 @@ def control(operation: str, **body):
         None if operation.startswith(("status", "events")) else json.dumps(body).encode(),
         {"Authorization": f"Bearer {JOB['control_token']}", "Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=STEP_LIMIT) as response:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=STEP_LIMIT) as response:
         answer = json.load(response)
     return answer.get("result", answer)
 
@@ -285,7 +285,7 @@ async def receive_api(client: Client) -> None:
             payload={"n": [1, None]},
             timeout_s=10,
             connect_timeout_s=5,
-        )  # fmt: skip
+        )
     )
     found = await within(request)
     check(found.name == "do it" and found.payload == {"n": [1, None]}, f"method {found.payload}")
@@ -340,7 +340,7 @@ async def upload(client: Client) -> None:
             url, b"blob body", {"x-ms-blob-type": "BlockBlob"}, method="PUT"
         )
         context = ssl.create_default_context(cadata=JOB["root_pem"])
-        with urllib.request.urlopen(request, context=context) as response:  # noqa: S310
+        with urllib.request.urlopen(request, context=context) as response:
             return response.status
 
     check(await asyncio.to_thread(put) == 201, "blob not stored")

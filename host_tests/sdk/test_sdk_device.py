@@ -10,7 +10,6 @@ import itertools
 
 import pytest
 from sdk_support import drive
-
 from taproot.emulator import EmulatorConfig, running
 from taproot.emulator.credentials import derive_key
 from taproot.pki import Authority

@@ -9,7 +9,6 @@ import subprocess
 
 import pytest
 from sdk_support import drive
-
 from taproot.emulator import EmulatorConfig, running
 
 STEPS = (

@@ -134,7 +134,9 @@ def _aggregate(column: Column, members: list[Document]) -> Any:
         return None
     if column.aggregate == "avg":
         return sum(values) / len(values)
-    return {"sum": sum, "min": min, "max": max}[str(column.aggregate)](values)
+    if column.aggregate == "sum":
+        return sum(values)
+    return min(values) if column.aggregate == "min" else max(values)
 
 
 def _is_number(value: Any) -> bool:
@@ -316,7 +318,7 @@ class _Parser:
             self.at += 2
             if aggregate == "count":
                 self.take("op", "*")
-                expression: Expression = lambda doc: 1
+                expression = _path([])
             else:
                 expression = self.expression()
             self.need("op", ")")

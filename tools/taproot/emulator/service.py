@@ -291,26 +291,19 @@ class ServiceAPI:
         name = entry["id"] + ("/" + entry["moduleId"] if entry.get("moduleId") else "")
         mode = str(entry.get("importMode") or "createOrUpdate")
         found = self.hub.registry.find(name)
+        if found is None and mode.startswith(("delete", "update")):
+            raise Problem(404, f"{name} is not registered")
+        if found is not None and mode == "create":
+            raise Problem(409, f"{name} exists already")
+        if found is not None and mode.endswith("IfMatchETag"):
+            tag = found.twin.etag if mode.startswith("updateTwin") else found.etag
+            _check_match(str(entry.get("eTag")), tag)
         if mode.startswith("delete"):
-            if found is None:
-                raise Problem(404, f"{name} is not registered")
-            if mode == "deleteIfMatchETag":
-                _check_match(str(entry.get("eTag")), found.etag)
             self.hub.remove(name)
             return
-        if mode.startswith("update") and not mode.startswith("updateTwin"):
-            if found is None:
-                raise Problem(404, f"{name} is not registered")
-            if mode == "updateIfMatchETag":
-                _check_match(str(entry.get("eTag")), found.etag)
-        elif mode == "create" and found is not None:
-            raise Problem(409, f"{name} exists already")
-        if mode.startswith("updateTwin"):
-            if found is None:
-                raise Problem(404, f"{name} is not registered")
-        elif found is None:
+        if found is None:
             found = self.hub.registry.add(name, **self._settings(entry, None))
-        else:
+        elif not mode.startswith("updateTwin"):
             self._update(found, entry)
         desired = (entry.get("properties") or {}).get("desired")
         if entry.get("tags") is not None:
