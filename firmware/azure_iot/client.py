@@ -99,7 +99,13 @@ class IoTHubDeviceClient:
             roots=roots,
             profile=profile,
             deadlines=deadlines,
-            guard=Guard(self.clock, self.keeper, randbelow, reprovision),
+            guard=Guard(
+                self.clock,
+                self.keeper,
+                randbelow,
+                reprovision=reprovision,
+                trust=trust is not None,
+            ),
             **link,
         )
         options = dict(mqtt or {})

@@ -62,6 +62,9 @@ class Platform:
         self.kv = FileKV(folder)
         self.clock = default()
         self.feeds = 0
+        if "clock_start" in self.config:
+            # What a board's clock shows after a power cut.
+            self.clock.set_time(self.config["clock_start"])
 
     async def network_up(self) -> None:
         """Wait until there is a network: the operating system has one."""

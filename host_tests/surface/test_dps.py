@@ -1,0 +1,144 @@
+"""Provisioning through DPS: keys and certificates, polling, refusals, the kept assignment."""
+
+import base64
+import hashlib
+import hmac
+
+import pytest
+from support.surface import Device
+
+from taproot.emulator import EmulatorConfig, running
+from taproot.pki import Authority
+
+REGISTER = """
+from azure_iot import ProvisioningDeviceClient, AzureIoTError, X509Certificate
+async def main():
+    read = lambda name: open(name, "rb").read()
+    place = dict(roots=roots, port=F["port"], timeout_s=20)
+    if "key" in F:
+        dps = ProvisioningDeviceClient.from_symmetric_key(
+            "localhost", F["device_id"], F["scope"], F["key"], **place)
+    else:
+        dps = ProvisioningDeviceClient.from_x509(
+            "localhost", F["device_id"], F["scope"], X509Certificate(read("leaf"), read("key")),
+            **place)
+    dps.provisioning_payload = F.get("payload")
+    try:
+        found = await dps.register()
+        out("assigned", found.hub, found.device_id, found.substatus, found.payload)
+    except AzureIoTError as error:
+        out(type(error).__name__, str(error))
+asyncio.run(main())
+"""
+
+
+def registrations(emu, name):
+    return [e for e in emu.events() if e["type"] == "dps_register" and e["identity"] == name]
+
+
+SCOPE = "0ne00000001"
+KEY = base64.b64encode(b"k" * 32).decode()
+
+
+def test_symmetric_individual_with_payload_both_ways_and_polling(device, emu):
+    emu.enroll("reg-1", primary_key=KEY, polls=3, payload={"site": "Ulm"})
+    out = device.run(REGISTER, "reg-1", cs="", scope=SCOPE, key=KEY, payload={"modelId": "dtmi:x;1"})
+    assert out == [["assigned", "localhost", "reg-1", "initialAssignment", {"site": "Ulm"}]]
+    assert [e["payload"] for e in registrations(emu, "reg-1")] == [{"modelId": "dtmi:x;1"}]
+
+
+def test_group_key_is_derived_by_the_operator_and_refused_on_a_device(device, emu):
+    group = base64.b64encode(b"group key of thirty-two bytes...").decode()
+    emu.enroll("line", group=True, primary_key=group)
+    derived = base64.b64encode(
+        hmac.digest(base64.b64decode(group), b"reg-2", hashlib.sha256)
+    ).decode()
+    assert device.run(REGISTER, "reg-2", cs="", scope=SCOPE, key=derived)[0][0] == "assigned"
+    out = device.run(REGISTER, "reg-3", cs="", scope=SCOPE, key=group)
+    assert out[0][0] == "CredentialError" and "taproot dps-key" in out[0][1]
+
+
+@pytest.mark.parametrize(
+    ("facts", "kind", "part"),
+    [
+        ({"enabled": False}, "CredentialError", ""),
+        ({"outcome": "failed"}, "ServiceError", "refused"),
+        ({"outcome": "unassigned"}, "ServiceError", "refused"),
+        ({"connection_profile": "mqttV5"}, "ServiceError", "mqttV5"),
+        ({"connection_profile": "classic"}, "assigned", "localhost"),
+        ({"connection_profile": None}, "assigned", "localhost"),
+    ],
+)
+def test_every_final_answer_has_its_words(device, emu, facts, kind, part):
+    name = "final-" + "-".join(str(v).lower() for v in facts.values())
+    emu.enroll(name, primary_key=KEY, **facts)
+    out = device.run(REGISTER, name, cs="", scope=SCOPE, key=KEY)
+    assert out[0][0] == kind and part in out[0][1]
+
+
+def test_unknown_registration_and_scope(device, emu):
+    out = device.run(REGISTER, "nobody", cs="", scope=SCOPE, key=KEY)
+    assert out[0][0] == "CredentialError"
+    emu.enroll("scoped", primary_key=KEY)
+    out = device.run(REGISTER, "scoped", cs="", scope="0ne0000FFFF", key=KEY)
+    assert out[0][0] == "CredentialError"
+
+
+@pytest.fixture(scope="module")
+def ca():
+    return Authority.root("device root", key="p256")
+
+
+@pytest.mark.parametrize("kind", ["group", "individual"])
+def test_x509_registration_with_intermediates(device, emu, ca, kind):
+    name = "x-" + kind
+    leaf = ca.intermediate("line ca", key="p256").leaf(name, key="p256", client=True)
+    (device.folder / "leaf").write_text(leaf.chain_pem)
+    (device.folder / "key").write_text(leaf.key_pem)
+    if kind == "group":
+        emu.enroll("x509-line", group=True, roots=(ca.cert,))
+    else:
+        emu.enroll(name, thumbprints=(leaf.sha256,))
+    assert device.run(REGISTER, name, cs="", scope=SCOPE)[0][:3] == ["assigned", "localhost", name]
+
+
+AGENT = """
+from azure_iot import QueueFullError
+from azure_iot.agent import Agent
+from azure_iot.unix.platform import Platform
+async def main():
+    agent = Agent(Platform({
+        "dps": {"id_scope": F["scope"], "registration_id": F["device_id"], "key": F["key"],
+                "host": "localhost", "port": F["port"]},
+        "roots": ["root.der"], "client": {"port": F["port"], "https_port": F["https"]}}))
+    client = await agent.start()
+    client.on_event = lambda name, fact: out(name, str(fact))
+    number = 0
+    while True:
+        try:
+            await client.send_message("%d" % number, wait=False)
+            number += 1
+        except QueueFullError:
+            pass
+        await asyncio.sleep_ms(50)
+asyncio.run(main())
+"""
+
+
+def test_the_assignment_is_kept_and_asked_for_again_when_the_device_is_gone(tmp_path, emu, hub_root):
+    name = "kept"
+    emu.enroll(name, primary_key=KEY)
+    device = Device(tmp_path, emu, hub_root)
+    with device.start(AGENT, name, cs="", scope=SCOPE, key=KEY) as process:
+        process.wait_for('"settled"', 20)
+    assert len(registrations(emu, name)) == 1
+    with device.start(AGENT, name, cs="", scope=SCOPE, key=KEY) as process:
+        process.wait_for('"settled"', 20)
+        assert len(registrations(emu, name)) == 1, "the kept assignment is used first"
+        emu.remove_device(name)
+        emu.drop(name)
+        process.wait_for('"connect_failed"', 20)
+        process.wait_for('"settled"', 40)
+    assert len(registrations(emu, name)) == 2
+    numbers = [int(m.body) for m in emu.messages(name)]
+    assert sorted(set(numbers)) == list(range(max(numbers) + 1)), "nothing accepted is lost"
