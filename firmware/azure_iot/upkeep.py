@@ -20,14 +20,11 @@ from micropython import const
 from . import hub, log
 from .bag import decode_bag
 from .errors import AzureIoTError, TrustError
-from .https import Fetcher
 from .inbox import Inbox
 from .tls.context import TLSContext
 from .transport import open_tls
 from .trust.errors import MalformedError, RefusedError
 from .trust.files import PackageFile, remove
-from .trust.probe import probe
-from .trust.recovery import Recovery
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
@@ -85,11 +82,13 @@ class Upkeep:
         self._jobs = Inbox(_WAITING)
         self._parts = None
         self._tasks = []
-        trust.recovery = Recovery(trust, Fetcher(), random, TLSContext)
+        self._random = random
 
     def start(self) -> None:
         """Subscribe to what the channels need and begin."""
         self.client.upkeep = self
+        if self.trust.recovery_urls():
+            self._use_recovery()
         if "method" in self.channels:
             self.client.want(hub.METHODS_FILTER)
         if "c2d" in self.channels:
@@ -101,6 +100,12 @@ class Upkeep:
         for task in self._tasks:
             task.cancel()
         self._tasks = []
+
+    def _use_recovery(self) -> None:
+        from .https import Fetcher
+        from .trust.recovery import Recovery
+
+        self.trust.recovery = Recovery(self.trust, Fetcher(), self._random, TLSContext)
 
     # Arrivals
 
@@ -200,6 +205,8 @@ class Upkeep:
 
     async def probe(self, request: dict, rid: "str | None" = None) -> None:
         """Make the probe asked for, with the hub's connection closed if memory is short."""
+        from .trust.probe import probe
+
         try:
             found = await probe(self.trust, request, self._open)
             if found["result"] == "MEMORY" and self.client.connected.is_set():
@@ -221,6 +228,8 @@ class Upkeep:
                 if "inbox" in self.channels and self.trust.install_inbox() is not None:
                     log.info("trust: a package from the inbox is installed")
                     self.client.report_soon()
+                if self.trust.recovery is None and self.trust.recovery_urls():
+                    self._use_recovery()  # a bundle has brought the first address
                 if self.trust.next_recovery_ms() == 0:
                     version = await self.trust.recovery.run()
                     log.info("trust: version %d by recovery", version)
