@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from taproot.cli import command as program
+from taproot.pki import Authority
 from taproot.trust import BundleRoot, Fleet, keys
 from taproot.trust.signing import Envelope
 from taproot.trust.workspace import Workspace
-
-from taproot.pki import Authority
 
 ISSUED = 1_790_000_000
 

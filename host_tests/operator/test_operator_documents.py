@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from taproot.pki import Authority
 from taproot.trust import BundleRoot, Fleet, cloud_roots, factory, keys, package, signing
-from taproot.trust.builder import Bundle, BuildError, KeySet, Role, require
+from taproot.trust.builder import BuildError, Bundle, KeySet, Role, require
 from taproot.trust.keys import KeyFailed
 
 ISSUED = 1_790_000_000
@@ -221,11 +221,9 @@ def test_openssl_agrees_with_our_signature_and_we_with_openssl(
     ).stdout
     signing.check(key.public, signing.BUNDLE, payload, signature)
     (tmp_path / "ours").write_bytes(signing.sign(key, signing.BUNDLE, payload))
-    verified = subprocess.run(
-        ["openssl", "pkeyutl", "-verify", "-inkey", tmp_path / "k.pem", "-in", digest]
-        + ["-sigfile", tmp_path / "ours", *pss],
-        capture_output=True,
-    )
+    line = ["openssl", "pkeyutl", "-verify", "-inkey", tmp_path / "k.pem", "-in", digest]
+    line += ["-sigfile", tmp_path / "ours", *pss]
+    verified = subprocess.run(line, capture_output=True)
     assert verified.returncode == 0, verified.stdout
 
 
@@ -265,7 +263,7 @@ def test_package_over_a_limit_is_refused_with_the_way_out(fleet: Fleet) -> None:
         package.pack(signed, [keyset] * 5)
     with pytest.raises(package.PackageError, match="holds at most 32768"):
         package.pack(signed + b" " * 33000)
-    with pytest.raises(package.PackageError, match="bundle envelope of 1[0-9]{4} B"):
+    with pytest.raises(package.PackageError, match=r"bundle envelope of 1[0-9]{4} B"):
         package.pack(signed + b" " * 9000)
 
 

@@ -147,7 +147,8 @@ def test_one_device_then_stages_until_all_are_good(managed, empty, fleet_of) -> 
     stages = body["stages"]
     assert [len(s["devices"]) for s in stages] == [1, 1, 2, 2]
     assert stages[0]["devices"] == ["d3"]
-    assert sorted(sum((s["good"] for s in stages), [])) == [f"d{i}" for i in range(6)]
+    good = [name for stage in stages for name in stage["good"]]
+    assert sorted(good) == [f"d{i}" for i in range(6)]
     states = [empty.twin(f"d{i}")["properties"]["reported"]["trust"]["version"] for i in range(6)]
     assert states == [2] * 6
     last = json.loads((managed.home / "ledger.jsonl").read_text().splitlines()[-1])

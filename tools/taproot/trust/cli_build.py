@@ -376,6 +376,7 @@ def diff(report: Report, old: Path, new: Path) -> None:
 
 @click.command("factory")
 @click.option("--out", type=_FILE, default=Path(factory.NAME), show_default=True)
+@click.option("--folder", type=_FILE, help="Write files for a development board instead.")
 @click.option("--bundle", "version", type=int, help="Default: the newest package's.")
 @click.option("--build-date", help="The firmware's date, a floor of its clock; default: now.")
 @click.option("--demo", is_flag=True, help="Allow a demo- fleet.")
@@ -385,6 +386,7 @@ def diff(report: Report, old: Path, new: Path) -> None:
 def factory_command(
     report: Report,
     out: Path,
+    folder: Path | None,
     version: int | None,
     build_date: str | None,
     demo: bool,
@@ -393,18 +395,26 @@ def factory_command(
 ) -> None:
     """Write trust_factory.py, which a board build freezes into the firmware.
 
+    With --folder, the same data as files (keyset.jws, bundle.jws or *.der, build_date) for a
+    device that reads its factory data from a folder.
+
     Example: taproot trust factory --out trust_factory.py
     """
     date = when(build_date)
     if unmanaged:
         chosen = [BundleRoot(der, tuple(use)) for _, der, use in roots.cloud_roots(cloud)]
-        write_whole(out, factory.unmanaged(chosen, date).encode())
+        if folder is None:
+            write_whole(out, factory.unmanaged(chosen, date).encode())
+        else:
+            named = {f"{i}-{r.sha256[:16]}.der": r.der for i, r in enumerate(chosen)}
+            _write_folder(folder, date, named)
         first = min(int(str(roots.describe(r.der)["not_after"])) for r in chosen)
         report.step(
             "factory",
             True,
-            f"{out}: unmanaged, {len(chosen)} roots, first expires {inspection.day(first)}; "
-            'no over-the-air update possible: run "taproot trust init" and build again',
+            f"{folder or out}: unmanaged, {len(chosen)} roots, first expires "
+            f"{inspection.day(first)}; no over-the-air update possible: "
+            'run "taproot trust init" and build again',
         )
         report.facts["state"] = "unmanaged"
         return
@@ -419,15 +429,28 @@ def factory_command(
     text = factory.managed(
         space.settings.fleet, keyset, bundle, date, space.settings.recovery, demo=demo
     )
-    position = verify.Position(keyset, 0, date, space.settings.dps)
+    position = verify.Position(keyset, 0, max(date, payload["issued"]), space.settings.dps)
     verdict = verify.verify_package(packages.pack(bundle), position)
     if not verdict.ok:
         raise PromiseFailed(f"bundle {version} would be refused: {verdict.code}: {verdict.text}")
-    write_whole(out, text.encode())
+    if folder is None:
+        write_whole(out, text.encode())
+    else:
+        _write_folder(folder, date, {"keyset.jws": keyset, "bundle.jws": bundle})
     facts = {"version": version, "key_version": payload["key_version"], "build_date": date}
     space.record("factory", {**facts, "sha256": packages.sha256(text.encode())})
-    report.step("factory", True, f"{out}: bundle {version}, key-set {payload['key_version']}")
+    said = f"{folder or out}: bundle {version}, key-set {payload['key_version']}"
+    report.step("factory", True, said)
     report.facts.update({"state": "managed", **facts})
+
+
+def _write_folder(folder: Path, date: int, files: dict[str, bytes]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise UsageFailed(f"{folder} is not empty: factory data is never mixed with older files")
+    for name, data in files.items():
+        write_whole(folder / name, data)
+    write_whole(folder / "build_date", f"{date}\n".encode())
 
 
 @click.command("check-roots")

@@ -107,13 +107,17 @@ def publish(
     space = workspace()
     offer = _offer(space, version, channel, url)
     offer.desired()
+    percents = _percents(stages)
+    if only_device and device is None:
+        raise UsageFailed("--only-device needs --device ID")
+    if configuration is not None and device is None:
+        raise UsageFailed("--configuration needs --device ID: one device must succeed first")
     payload = space.bundle(offer.version)
     where_now = situation(space, offer.version, offer.key_version)
     findings = guards.examine(payload, where_now)
     overridden = guards.enforce(findings, space.settings.fleet, despite, confirm_fleet)
     tell(report, findings, overridden)
     _judge_again(space, offer)
-    percents = _percents(stages)
     with _service(space, connection_file, port, ca) as hub:
         condition = f" WHERE {where}" if where else ""
         rows = [statuses.device_of(t) for t in hub.query(f"SELECT * FROM devices{condition}")]
@@ -185,9 +189,11 @@ def _managed(device: dict[str, Any]) -> bool:
 
 def _percents(text: str) -> list[int]:
     try:
-        return [int(part) for part in text.split(",")]
+        percents = [int(part) for part in text.split(",")]
     except ValueError:
         raise UsageFailed("--stages: rising percentages up to 100, such as 5,25,100") from None
+    rollout.stages([], percents, None)  # refuses what does not rise, before any connection
+    return percents
 
 
 def _plan(
@@ -197,10 +203,6 @@ def _plan(
     only_device: bool,
     configuration: str | None,
 ) -> list[tuple[str, list[str]]]:
-    if only_device and device is None:
-        raise UsageFailed("--only-device needs --device ID")
-    if configuration is not None and device is None:
-        raise UsageFailed("--configuration needs --device ID: one device must succeed first")
     cut = rollout.stages(listed, percents, device)
     if only_device or configuration is not None:
         cut = cut[:1]

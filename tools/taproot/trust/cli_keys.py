@@ -281,7 +281,13 @@ def rotate_keys(
         raise UsageFailed("a threshold of 1 needs --single-signer")
     issued_at = when(issued)
     _not_ahead(issued_at)
-    following = replace(current, version=current.version + 1, issued=issued_at, **{role: changed})
+    following = replace(
+        current,
+        version=current.version + 1,
+        issued=issued_at,
+        root=changed if role == "root" else current.root,
+        bundle=changed if role == "bundle" else current.bundle,
+    )
     builder.require("key-set", following.problems())
     unsigned = space.keyset_path(current.version)
     missing = _missing(space.envelope(unsigned), [current.root])

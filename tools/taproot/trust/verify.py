@@ -104,6 +104,9 @@ class _Memory:
         """Return the digest of the key-set in force."""
         return self._digest
 
+    def record_keyset(self, keyset: Any) -> None:
+        """Record nothing: this device has no flash that a cut could leave behind."""
+
     def accept_keyset(self, envelope: Any, keyset: Any) -> None:
         """Step to the next key-set."""
         text = f"{self._keyset.version} -> {keyset.version}, signed by old and new threshold"
