@@ -1,0 +1,161 @@
+"""MQTT over WebSocket: framing by RFC 6455, and the same client object over port 443."""
+
+import base64
+import hashlib
+import os
+
+import pytest
+
+from azure_iot import websocket as ws
+from azure_iot.errors import ProtocolError, ServiceError
+
+
+def frame(opcode: int, payload: bytes, final: bool = True) -> bytes:
+    head = bytes([opcode | (0x80 if final else 0)])
+    if len(payload) < 126:
+        return head + bytes([len(payload)]) + payload
+    if len(payload) < 65536:
+        return head + b"\x7e" + len(payload).to_bytes(2, "big") + payload
+    return head + b"\x7f" + len(payload).to_bytes(8, "big") + payload
+
+
+def read(data: bytes, step: int) -> tuple[bytes, list]:
+    frames, got, controls = ws.Frames(), b"", []
+    for at in range(0, len(data), step):
+        part = memoryview(bytearray(data[at : at + step]))
+        while len(part):
+            used, count = frames.feed(part)
+            got += bytes(part[used - count : used])
+            part = part[used:]
+            if frames.control is not None:
+                controls.append(frames.control)
+                frames.control = None
+    return got, controls
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7, 64, 1 << 20])
+def test_frames_come_out_whole_at_every_split(step):
+    big = os.urandom(70000) if step > 7 else os.urandom(300)
+    data = (
+        frame(2, b"abc")
+        + frame(9, b"ping")
+        + frame(2, b"first,", final=False)
+        + frame(10, b"")
+        + frame(0, b"second", final=True)
+        + frame(2, b"")
+        + frame(2, big)
+        + frame(8, b"\x03\xe8bye")
+    )
+    got, controls = read(data, step)
+    assert got == b"abcfirst,second" + big
+    assert controls == [(9, b"ping"), (10, b""), (8, b"\x03\xe8bye")]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        bytes([0xC2, 0]),  # reserved bit
+        bytes([0x82, 0x80, 0, 0, 0, 0]),  # masked by the server
+        frame(1, b"text"),
+        frame(3, b""),
+        frame(0, b"x"),  # continuation of nothing
+        frame(2, b"a", final=False) + frame(2, b"b"),
+        frame(9, b"x", final=False),
+        bytes([0x89, 126, 0, 126]),
+        bytes([0x82, 126, 0, 5]),  # length not minimal
+        bytes([0x82, 127]) + (5).to_bytes(8, "big"),
+        bytes([0x82, 127]) + (1 << 63).to_bytes(8, "big"),
+        frame(11, b""),
+    ],
+)
+def test_what_a_server_must_not_send_is_refused(data):
+    with pytest.raises(ProtocolError):
+        read(data, 1)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 63, 64, 65, 125, 126, 1000])
+def test_masking_equals_the_specification(size):
+    key, plain = os.urandom(4), os.urandom(size)
+    masked = bytearray(plain)
+    ws.mask(memoryview(masked), key)
+    assert bytes(masked) == bytes(b ^ key[i % 4] for i, b in enumerate(plain))
+
+
+def test_headers_and_accept_value_of_the_specification():
+    assert ws.header(2, 5, b"abcd") == b"\x82\x85abcd"
+    assert ws.header(2, 256, b"abcd") == b"\x82\xfe\x01\x00abcd"
+    assert ws.header(2, 65536, b"abcd") == b"\x82\xff" + (65536).to_bytes(8, "big") + b"abcd"
+    assert ws.accept_value("dGhlIHNhbXBsZSBub25jZQ==") == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+
+GOOD = (
+    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\n"
+    "Sec-WebSocket-Accept: %s\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"
+)
+
+
+def test_the_answer_to_the_upgrade_is_checked():
+    nonce = base64.b64encode(b"x" * 16).decode()
+    digest = hashlib.sha1(nonce.encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()
+    good = GOOD % base64.b64encode(digest).decode()
+    ws.check_answer(good.encode(), nonce)
+    for old, new in [
+        ("101", "200"),
+        ("HTTP/1.1", "SIP/2.0"),
+        ("mqtt", "amqp"),
+        ("Accept: ", "Accept: x"),
+        ("Upgrade: WebSocket\r\n", ""),
+        ("\r\n\r\n", "\r\nSec-WebSocket-Extensions: x\r\n\r\n"),
+    ]:
+        with pytest.raises((ProtocolError, ServiceError)):
+            ws.check_answer(good.replace(old, new).encode(), nonce)
+
+
+PROGRAM = """
+from azure_iot import IoTHubDeviceClient
+async def echo(payload):
+    return 200, payload
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(
+        F["cs"], roots=roots, port=F["https"], websocket=True, keepalive_s=F["keep"])
+    client.on_method("echo", echo)
+    async with client:
+        await client.send_message(b"x" * 20000)
+        await client.patch_twin_reported_properties({"big": {"b%d" % n: "y" * 3000 for n in range(3)}})
+        twin = await client.get_twin()
+        out(sum([len(v) for v in twin["reported"]["big"].values()]))
+        for n in range(50):
+            await client.send_message("%d" % n)
+        await asyncio.sleep(F["keep"] + 1)
+        out("done", client.stats)
+asyncio.run(main())
+"""
+
+
+def test_the_same_client_works_over_websocket(device, emu):
+    with device.start(PROGRAM, "ws", keep=2) as process:
+        process.wait_for("9000", 20)
+        answer = emu.invoke_method("ws", "echo", {"t": "z" * 3000}, timeout_s=10)
+        assert answer.payload == {"t": "z" * 3000}
+        assert process.wait(20) == 0, process.text
+    bodies = [m.body for m in emu.messages("ws")]
+    assert bodies[0] == b"x" * 20000 and bodies[1:] == [b"%d" % n for n in range(50)]
+    connects = [e for e in emu.events() if e["type"] == "connect" and e["identity"] == "ws"]
+    assert len(connects) == 1 and connects[0]["listener"] != "mqtt"
+
+
+DPS = """
+from azure_iot import ProvisioningDeviceClient
+async def main():
+    dps = ProvisioningDeviceClient.from_symmetric_key("localhost", F["device_id"], "0ne00000001",
+        F["key"], roots=roots, port=F["https"], websocket=True)
+    found = await dps.register()
+    out(found.hub)
+asyncio.run(main())
+"""
+
+
+def test_dps_over_websocket(device, emu):
+    key = base64.b64encode(b"k" * 32).decode()
+    emu.enroll("ws-dps", primary_key=key)
+    assert device.run(DPS, "ws-dps", cs="", key=key) == [["localhost"]]
