@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from support import wire
 from taproot.console import UsageFailed
@@ -23,6 +24,7 @@ from taproot.trust import rollout, roots
 from taproot.trust.service import Service
 from taproot.trust.verify import Position, verify_package
 
+SCHEMAS = Path(__file__).resolve().parents[1] / "vectors" / "schemas"
 G2 = roots.catalogue().roots["digicert-global-root-g2"].sha256
 
 
@@ -146,6 +148,8 @@ def test_one_device_then_stages_until_all_are_good(managed, empty, fleet_of) -> 
     body = managed.ok(publish(empty, "--device d3 --stages 20,50,100"))
     stages = body["stages"]
     assert [len(s["devices"]) for s in stages] == [1, 1, 2, 2]
+    schema = SCHEMAS / "trust_publish.schema.json"
+    jsonschema.validate(body, json.loads(schema.read_text()))
     assert stages[0]["devices"] == ["d3"]
     good = [name for stage in stages for name in stage["good"]]
     assert sorted(good) == [f"d{i}" for i in range(6)]
