@@ -12,8 +12,12 @@ After a restart of the device it may be: at least once, look at `message_id`.
 
 import asyncio
 
+from micropython import const
+
 from . import hub, log
 from .inbox import Inbox
+
+_REMEMBERED = const(4)
 
 
 class _Held:
@@ -21,7 +25,7 @@ class _Held:
 
     def __init__(self, message: "hub.Message", pid: int, mark: tuple) -> None:
         self.message = message
-        self.pid = pid  # 0: the connection it came over has ended
+        self.pid = pid
         self.mark = mark
 
 
@@ -33,6 +37,7 @@ class C2D:
         self.inbox = Inbox(inbox_size)
         self._acknowledge = acknowledge
         self._open = []
+        self._stale = []  # with the application, but their connection has ended
         self._done = []
         self._worker = None
 
@@ -42,6 +47,13 @@ class C2D:
         if mark in self._done:
             self._done.remove(mark)
             return None
+        for held in self._stale:
+            if held.mark == mark:
+                # It came again while the application still has it: only the PUBACK is new.
+                self._stale.remove(held)
+                self._open.append(held)
+                held.pid = pid
+                return False
         message = hub.message_from_bag(found[-1], data)
         if found[0] == hub.INPUT:
             message.input_name = found[1]
@@ -57,23 +69,30 @@ class C2D:
 
     def on_disconnected(self) -> None:
         """Forget what nobody took yet; the hub sends it again."""
-        while self.inbox.get_nowait() is not None:
-            continue
-        held = self._open
+        while True:
+            held = self.inbox.get_nowait()
+            if held is None:
+                break
+            if held in self._open:
+                self._open.remove(held)
+        self._stale.extend(self._open)
         self._open = []
-        for one in held:
-            one.pid = 0
 
     def accept(self, held: _Held) -> None:
         """Acknowledge, or remember it for when it comes again."""
         if held in self._open:
             self._open.remove(held)
-            if held.pid:
-                self._acknowledge(held.pid)
-        else:
+            self._acknowledge(held.pid)
+        elif held in self._stale:
+            self._stale.remove(held)
             self._done.append(held.mark)
-            if len(self._done) > 4:
+            if len(self._done) > _REMEMBERED:
                 self._done.pop(0)
+
+    def _failed(self, held: _Held) -> None:
+        for place in (self._open, self._stale):
+            if held in place:
+                place.remove(held)
 
     async def _work(self) -> None:
         while True:
@@ -82,8 +101,7 @@ class C2D:
                 await self.handler(held.message)
             except Exception as error:
                 log.error("the message handler failed: %s", repr(error))
-                if held in self._open:
-                    self._open.remove(held)
+                self._failed(held)
                 continue
             self.accept(held)
 

@@ -356,7 +356,7 @@ class IoTHubDeviceClient:
         while there is no connection waits in the queue; a full queue raises QueueFullError.
         Raises ServiceError(413) for more than 256 KB.
         """
-        message = _message(message, properties)
+        message = to_message(message, properties)
         await self._publish_message(message, wait)
 
     async def _publish_message(self, message: "Message", wait: bool) -> None:
@@ -626,7 +626,7 @@ def _identity(hostname: str, device_id: str, options: dict) -> Identity:
     )
 
 
-def _message(message: object, properties: "dict | None") -> "Message":
+def to_message(message: object, properties: "dict | None") -> "Message":
     if not isinstance(message, hub.Message):
         if isinstance(message, (dict, list)):
             message = hub.Message(

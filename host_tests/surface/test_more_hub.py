@@ -1,0 +1,208 @@
+"""Modules, Edge gateway, Plug and Play, will, redelivery, refusals of the hub, gaps in the twin."""
+
+import time
+
+import pytest
+from support.surface import Device, outputs
+
+from taproot.emulator import EmulatorConfig, running
+
+MODULE = """
+from azure_iot import IoTHubModuleClient
+async def main():
+    module = IoTHubModuleClient.from_connection_string(F["mcs"], roots=roots, port=F["port"])
+    async with module:
+        out("id", module.identity.host, module.identity.gateway)
+        await module.send_message_to_output({"t": 1}, "alerts", {"p": "q"})
+        await module.patch_twin_reported_properties({"m": 1})
+        out("twin", (await module.get_twin())["reported"]["m"])
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def edge(hub_leaf):
+    with running(EmulatorConfig(chain=hub_leaf, host_names=["myhub.azure-devices.net"])) as emu:
+        yield emu
+
+
+def test_a_module_behind_a_gateway_keeps_the_hubs_identity(tmp_path, edge, hub_root):
+    edge.add_device("dev")
+    record = edge.add_device("dev/mod")
+    text = record.connection_string.replace(
+        "HostName=localhost", "HostName=myhub.azure-devices.net"
+    )
+    assert "HostName=myhub.azure-devices.net" in text
+    device = Device(tmp_path, edge, hub_root)
+    out = device.run(MODULE, "dev/mod", mcs=text + ";GatewayHostName=localhost")
+    assert out[0] == ["id", "myhub.azure-devices.net", "localhost"]
+    assert out[-1] == ["twin", 1]
+    message = edge.messages("dev/mod")[0]
+    assert message.system["iothub-outputname"] == "alerts" and message.properties == {"p": "q"}
+
+
+PNP = """
+from azure_iot import IoTHubDeviceClient, pnp
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"],
+        model_id="dtmi:com:example:Thermostat;1", product_info="Taproot/0.1 (unix)")
+    async with client:
+        await client.patch_twin_reported_properties(pnp.component("thermo", {"max": 30}))
+        async for change in client.desired_properties():
+            for name, value, component in pnp.writable(change):
+                out(name, value, component)
+                await client.patch_twin_reported_properties(
+                    pnp.response(name, value, 200, change.version, component=component))
+            if change.patch.get("stop"):
+                break
+asyncio.run(main())
+"""
+
+
+def test_plug_and_play_model_components_and_writable_properties(device, emu):
+    with device.start(PNP, "pnp") as process:
+        emu.wait_for(lambda e: e["type"] == "connect" and e["identity"] == "pnp")
+        time.sleep(0.5)
+        emu.patch_desired("pnp", {"thermo": {"__t": "c", "target": 21}, "interval": 5})
+        emu.patch_desired("pnp", {"stop": 1})
+        assert process.wait(20) == 0, process.text
+    connect = [e for e in emu.events() if e["type"] == "connect" and e["identity"] == "pnp"][0]
+    assert "&model-id=dtmi%3Acom%3Aexample%3AThermostat%3B1" in connect["username"]
+    assert "DeviceClientType=Taproot%2F0.1%20%28unix%29" in connect["username"]
+    reported = emu.twin("pnp")["properties"]["reported"]
+    assert reported["interval"]["value"] == 5 and reported["interval"]["ac"] == 200
+    assert reported["thermo"]["target"]["value"] == 21 and reported["thermo"]["max"] == 30
+
+
+WILL = """
+from azure_iot import IoTHubDeviceClient, Message
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"],
+        will=Message(b"gone", {"why": "no word"}))
+    await client.connect(10)
+    await client.send_message("here")
+    if F["polite"]:
+        await client.disconnect()
+    else:
+        import os
+        out("die")
+        while True:
+            await asyncio.sleep(1)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("polite", [True, False])
+def test_the_will_is_telemetry_only_when_the_device_vanishes(device, emu, polite):
+    name = "will-%s" % polite
+    with device.start(WILL, name, polite=polite) as process:
+        if polite:
+            assert process.wait(20) == 0, process.text
+        else:
+            process.wait_for("die", 20)
+            process.kill()
+    time.sleep(0.5)
+    wills = [m for m in emu.messages(name) if m.body == b"gone"]
+    assert len(wills) == (0 if polite else 1)
+    if wills:
+        assert "Will" in str(vars(wills[0]))
+
+
+C2D = """
+from azure_iot import IoTHubDeviceClient
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    seen = []
+    async def handle(message):
+        seen.append(message.data.decode())
+        out("handling", seen[-1])
+        if len(seen) == 1:
+            raise ValueError("not now")
+        if seen[-1] == "slow":
+            await asyncio.sleep(1.5)
+        out("handled", seen[-1])
+    client.on_c2d(handle)
+    async with client:
+        out("ready")
+        await asyncio.sleep(F["seconds"])
+asyncio.run(main())
+"""
+
+
+def test_a_message_comes_again_after_a_failed_handler_and_not_after_a_dropped_link(device, emu):
+    with device.start(C2D, "again", seconds=7) as process:
+        process.wait_for("ready", 20)
+        emu.send_c2d("again", b"first")
+        process.wait_for("handling", 10)
+        emu.drop("again")
+        process.wait_for('"handled", "first"', 10)
+        emu.send_c2d("again", b"slow")
+        process.wait_for('"handling", "slow"', 10)
+        emu.drop("again")  # while it is being handled: it comes again and is recognised
+        emu.send_c2d("again", b"last")
+        process.wait_for('"handled", "last"', 10)
+    seen = [o[1] for o in outputs(process.output) if o[0] == "handled"]
+    assert seen == ["first", "slow", "last"]
+
+
+GAP = """
+from azure_iot import IoTHubDeviceClient
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    async with client:
+        async for change in client.desired_properties():
+            out(change.version, change.complete, change.patch)
+            if change.patch.get("n") == 9:
+                break
+    out(client.stats.get("twin_gaps", 0))
+asyncio.run(main())
+"""
+
+
+def test_changes_missed_while_away_arrive_as_one_complete_change(device, emu):
+    with device.start(GAP, "gap") as process:
+        process.wait_for("OUT", 20)
+        emu.patch_desired("gap", {"n": 1})
+        process.wait_for('"n": 1', 10)
+        emu.fault({"action": "blackout", "seconds": 1.0})
+        for n in range(2, 6):
+            emu.patch_desired("gap", {"n": n})
+        process.wait_for('"n": 5', 20)
+        emu.patch_desired("gap", {"n": 9})
+        assert process.wait(20) == 0, process.text
+    seen = [o for o in outputs(process.output) if len(o) == 3]
+    versions = [o[0] for o in seen]
+    assert versions == sorted(set(versions))
+    assert [o for o in seen if o[2].get("n") == 5][0][1] is True
+
+
+REFUSED = """
+from azure_iot import IoTHubDeviceClient, ServiceError
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    async with client:
+        for patch in ({"x": "y" * 5000}, {"a": {"b": {"c": {"d": {"e": {"f": {"g": {"h": {"i": {"j": {"k": 1}}}}}}}}}}}):
+            try:
+                await client.patch_twin_reported_properties(patch)
+                out("accepted")
+            except ServiceError as error:
+                out(error.status, str(error))
+        try:
+            await client.send_message(b"x" * 262145)
+        except ServiceError as error:
+            out(error.status, str(error))
+        try:
+            await client.patch_twin_reported_properties({"x": "y" * 33000})
+        except ServiceError as error:
+            out(error.status, str(error))
+        await client.send_message("still here")
+asyncio.run(main())
+"""
+
+
+def test_what_the_hub_refuses_is_a_service_error_and_the_link_stays(device, emu):
+    out = device.run(REFUSED, "refuse")
+    assert [o[0] for o in out] == [400, 400, 413, 413]
+    assert [m.body for m in emu.messages("refuse")] == [b"still here"]
+    connects = [e for e in emu.events() if e["type"] == "connect" and e["identity"] == "refuse"]
+    assert len(connects) == 1
