@@ -139,6 +139,8 @@ class MQTTClient:
         """Counters since the client was made: only those that are not zero, and the queue."""
         s = self.session
         found = {"packets": s.packets, "strangers": s.strangers, "pending": s.head - s.tail}
+        found["resent"] = s.resent
+        found["hit"] = s.hits
         found.update(self._counts)
         return found
 

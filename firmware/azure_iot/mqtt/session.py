@@ -82,6 +82,7 @@ class Session:
         self._payloads = [None] * size
         self.tail = self.sent = self.head = 0
         self._again = 0  # numbers below this have been sent before
+        self.resent = self.hits = 0  # messages sent again; links lost with some in flight
         self._pending = {}  # packet id of SUBSCRIBE (True) and UNSUBSCRIBE (False) in flight
         self.window = window
         self.clean = clean
@@ -168,7 +169,10 @@ class Session:
             self._topics[j] = self._payloads[j] = None
             self._advance()
             return self._encode(0x30, topic, payload, 0)
-        head = 0x3A if i < self._again else 0x32
+        head = 0x32
+        if i < self._again:
+            head = 0x3A
+            self.resent += 1
         if not isinstance(payload, bytes):
             return topic, payload, head, i % 65535 + 1
         return self._encode(head, topic, payload, i % 65535 + 1)
@@ -597,6 +601,7 @@ class Session:
     def lost(self) -> None:
         """Start again: nothing received counts, everything in flight is to be sent again."""
         self._again = max(self._again, self.sent)
+        self.hits += self.sent != self.tail
         self.sent = self.tail
         self._pos = self._end = self.left = self._skip = 0
         self._pending = {}
@@ -661,4 +666,4 @@ class Session:
             return
         self._ages[i] += ms
         if self._ages[i] >= limit:
-            raise ConnectionDroppedError("no %s within %d ms" % (_WATCHED[i], limit))
+            raise ConnectionDroppedError("%s did not come within %d ms" % (_WATCHED[i], limit))

@@ -28,6 +28,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import click
+
+from taproot.bench import runner
 from taproot.console import PeerFailed, UsageFailed
 
 MEMORY_GOAL_KIB = 45.0
@@ -321,6 +324,25 @@ def _serve(devices: int) -> None:
         facts = {"port": emu.mqtt_port, "root_pem": emu.root_pem, "key": key}
         print(json.dumps(facts), flush=True)
         sys.stdin.read()
+
+
+@click.command("emulator")
+@click.option("--connections", default=2000, show_default=True, help="TLS connections at once.")
+@click.option("--messages", default=10_000, show_default=True, help="Messages per round.")
+@click.option("--compare", metavar="FILE", help="An earlier --json output to compare with.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def command(connections: int, messages: int, compare: str | None, as_json: bool) -> None:
+    """Measure the emulator: memory per TLS connection, CPU per message beside mosquitto's.
+
+    Example: taproot bench emulator --connections 100 --messages 1000
+    """
+    if connections < 1 or messages < WINDOW:
+        raise UsageFailed(f"at least 1 connection and {WINDOW} messages")
+    bench = runner.Bench("taproot bench emulator", as_json, compare)
+    for found in measure(connections, messages, bench.report.say):
+        given = {name: found[name] for name in ("n", "build", "goal", "cmp", "why")}
+        bench.add(found["id"], found["value"], found["unit"], **given)
+    bench.report.finish()
 
 
 if __name__ == "__main__":

@@ -72,6 +72,8 @@ class Server:
             chain, key = leaf.write(Path(folder))
             self._context.load_cert_chain(chain, key)
         self._listener = socket.create_server(("127.0.0.1", 0))
+        if mode == "stop_reading":  # little room, so that the client's writes stop soon
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
         self.port = self._listener.getsockname()[1]
         self.seen: list[Seen] = []
         self.recorded: list[bytes] = []  # payloads of every publish answered, in order
@@ -135,6 +137,11 @@ class Server:
 
     def _sleep(self, seconds: float) -> None:
         self._stop.wait(seconds)
+
+    def forget(self) -> None:
+        """Start counting again, with a fresh session for everybody."""
+        self.recorded, self.duplicates = [], 0
+        self._known, self.sessions = set(), set()
 
     def record(self, payload: bytes) -> None:
         """Note a publish that gets its PUBACK."""

@@ -1,5 +1,5 @@
 # The application of the fault matrix, the same for every scenario (runs on MicroPython).
-# Arguments: one JSON object (see OPTIONS). Prints UP, P n, C payload, E class text, DONE, STATS.
+# Argument: a JSON file (see OPTIONS). Prints UP, P n, C payload, E class text, DONE, STATS.
 import asyncio
 import gc
 import json
@@ -38,8 +38,11 @@ OPTIONS = {
     "clock": "",  # jump, wrap
     "first_id": 0,
     "idle_s": 0,
+    "until": 0,  # different messages to receive before DONE
+    "max_pending_bytes": 65536,
 }
-OPTIONS.update(json.loads(sys.argv[1]))
+with open(sys.argv[1]) as options:
+    OPTIONS.update(json.load(options))
 O = OPTIONS
 
 
@@ -117,12 +120,15 @@ class App:
             window=O["window"],
             buffer_in=O["buffer"],
             buffer_out=O["buffer"],
+            max_pending_bytes=O["max_pending_bytes"],
             deadlines=limits,
             backoff=Backoff(O["minimum_ms"], O["maximum_ms"], random),
         )
         session = self.client.session
         session.tail = session.sent = session.head = O["first_id"]
         self.got = 0
+        self.kinds = set()
+        self.hits = 0
         self.over = asyncio.Event()
         self.client.on_message = self.message
         self.client.on_connected = lambda present: say("UP", int(present))
@@ -134,6 +140,10 @@ class App:
 
     def message(self, topic, payload, qos, pid):
         self.got += 1
+        if O["until"]:
+            self.kinds.add(bytes(payload))
+            if len(self.kinds) == O["until"]:
+                self.over.set()
         say("C", str(payload[:20], "utf-8"), len(payload), qos)
         if payload == b"end" or self.got == O["expect"]:
             self.over.set()
