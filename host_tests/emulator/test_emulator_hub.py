@@ -10,8 +10,7 @@ from contextlib import contextmanager
 import pytest
 from emulator.conftest import make_device
 from support import wire
-from support.wire import publish, puback, subscribe, token
-
+from support.wire import puback, publish, subscribe, token
 from taproot.emulator import EmulatorConfig, running
 from taproot.emulator.c2d import QueueFull, TooLarge
 from taproot.emulator.hub import Limits, Reactions
@@ -239,7 +238,7 @@ def test_a_message_above_256_kb_closes(hub, device):
 def test_throttling(device):
     """Telemetry waits, twin requests get 429, connects are refused."""
     limits = Limits(d2c_per_second=5, twin_per_second=2, connects_per_second=3)
-    with hub_with(limits=limits) as (emu, one):
+    with hub_with(limits=limits) as (_, one):
         link = one.connect()
         start = time.monotonic()
         link.send(*(publish(one.events, b"x", 1, n) for n in range(1, 9)))

@@ -358,22 +358,37 @@ def _scalar(name: str, value: str) -> Any:
 
 
 @command.command("switch-chain")
-@click.argument("chain", type=_FILE)
-@click.argument("key", type=_FILE)
+@click.argument("chain", type=_FILE, required=False)
+@click.argument("key", type=_FILE, required=False)
+@click.option(
+    "--bad", metavar="KIND", help="A wrong chain instead: expired, wrong-host, …; none ends it."
+)
 @click.option("--keep", is_flag=True, help="Let open connections live.")
 @click.option("--name", help="Only for this host name.")
 @_as_json
 @click.pass_context
 def switch_chain(
-    context: click.Context, chain: Path, key: Path, keep: bool, name: str | None, as_json: bool
+    context: click.Context,
+    chain: Path | None,
+    key: Path | None,
+    bad: str | None,
+    keep: bool,
+    name: str | None,
+    as_json: bool,
 ) -> None:
     """Show another certificate chain from the next handshake on.
 
-    Example: taproot emulator switch-chain new.pem new.key
+    Example: taproot emulator switch-chain --bad expired
     """
-    count = _client(context).call(
-        "switch_chain", chain_pem=_text(chain), key_pem=_text(key), drop=not keep, name=name
-    )
+    if (bad is None) == (chain is None) or (chain is None) != (key is None):
+        raise UsageFailed("give CHAIN and KEY (PEM files), or --bad KIND")
+    client = _client(context)
+    if chain is not None and key is not None:
+        count = client.call(
+            "switch_chain", chain_pem=_text(chain), key_pem=_text(key), drop=not keep, name=name
+        )
+    else:
+        count = client.call("bad_chain", kind=bad, drop=not keep, name=name)
     _result("switch-chain", as_json, "switch", f"{count} connections dropped", dropped=count)
 
 

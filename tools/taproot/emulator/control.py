@@ -69,6 +69,7 @@ class Control:
             "send_input": self._send_input,
             "invoke_method": self._invoke,
             "switch_chain": self._switch_chain,
+            "bad_chain": self._plain("bad_chain", "kind", "drop?", "name?"),
             "drop": self._plain("drop", "identity?", "reset?"),
             "set_enabled": self._plain("set_enabled", "identity", "enabled"),
             "revoke": self._plain("revoke", "sha256"),

@@ -34,19 +34,12 @@ class ClientHello:
     versions: list[int] = field(default_factory=list)
     offers_session: bool = False
 
-    @property
-    def has_rsa(self) -> bool:
-        """True when the client could use an RSA certificate."""
+    def has_rsa(self, tls13: bool = False) -> bool:
+        """True when the client could use an RSA certificate; `tls13`: the server speaks it too."""
         if any(suite in RSA_SUITES for suite in self.suites):
             return True
-        return 0x0304 in self.versions and any(s in RSA_SIGNATURES for s in self.signatures)
-
-    @property
-    def has_ecdsa(self) -> bool:
-        """True when the client could use an ECDSA certificate."""
-        if any(suite in ECDSA_SUITES for suite in self.suites):
-            return True
-        return 0x0304 in self.versions and any(s & 0xFF == 3 for s in self.signatures)
+        tls13 = tls13 and 0x0304 in self.versions
+        return tls13 and any(s in RSA_SIGNATURES for s in self.signatures)
 
 
 # Suites whose server certificate holds an RSA key: ECDHE-RSA, DHE-RSA and RSA key exchange.
@@ -56,9 +49,6 @@ RSA_SUITES = frozenset(
         "C02F C030 C027 C028 C013 C014 C011 C012 CCA8 CCAA 9C 9D 9E 9F 2F 35 33 39 3C 3D 67 6B "
         "0A 16 05"
     ).split()
-)
-ECDSA_SUITES = frozenset(
-    [0xC02B, 0xC02C, 0xC023, 0xC024, 0xC009, 0xC00A, 0xC007, 0xC008, 0xCCA9, 0xC0AC, 0xC0AD]
 )
 RSA_SIGNATURES = frozenset([0x0401, 0x0501, 0x0601, 0x0804, 0x0805, 0x0806])
 

@@ -103,6 +103,10 @@ class Running:
         """Show other chains from the next handshake on."""
         return self.call(self.emulator.switch_chain, *chains, drop=drop, name=name)
 
+    def bad_chain(self, kind: str, drop: bool = True, name: str | None = None) -> int:
+        """Show a wrong chain (`badchains.KINDS`), or the good one again with "none"."""
+        return self.call(self.emulator.bad_chain, kind, drop=drop, name=name)
+
     def drop(self, identity: str | None = None, reset: bool = True) -> int:
         """Drop a device's connection, or all."""
         return self.call(self.emulator.drop, identity, reset=reset)

@@ -10,13 +10,14 @@ import asyncio
 import contextlib
 import secrets
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
 
 from taproot.console import UsageFailed
-from taproot.emulator import anycert, faults, templates
+from taproot.emulator import anycert, badchains, faults, templates
 from taproot.emulator.clock import Clock
 from taproot.emulator.config import DeviceConfig, EmulatorConfig
 from taproot.emulator.connection import Connection, Engine
@@ -33,9 +34,9 @@ from taproot.emulator.listener import MqttProtocol
 from taproot.emulator.methods import MethodResult
 from taproot.emulator.recovery import RecoveryServer
 from taproot.emulator.registry import Identity
+from taproot.emulator.renewal import Renewal
 from taproot.emulator.state import State
 from taproot.emulator.templates import TLSPolicy
-from taproot.emulator.renewal import Renewal
 from taproot.emulator.tls import Certificate, Chains, Listener, PemChain
 from taproot.emulator.twin import stamp
 from taproot.pki import Authority, Leaf
@@ -78,6 +79,7 @@ class Emulator:
         self.engine.services = [DPSService(self.dps), self.hub]
         self.chains = Chains()
         self.root_pem: str | None = None
+        self.good_chain: Leaf | None = None
         self.policy: TLSPolicy | None = None
         self.state: State | None = None
         self.listeners: list[Listener] = []
@@ -185,6 +187,7 @@ class Emulator:
         if config.chain is not None:
             many = config.chain if isinstance(config.chain, (list, tuple)) else [config.chain]
             self.chains.set(*many)
+            self._remember_good(many)
             root = getattr(many[0], "root", None)
             self.root_pem = root.pem if root is not None else None
         elif config.chain_file and config.key_file:
@@ -192,7 +195,12 @@ class Emulator:
         else:
             leaf = self._own_leaf()
             self.chains.set(leaf)
+            self._remember_good([leaf])
             self.root_pem = leaf.root.pem
+
+    def _remember_good(self, chains: Sequence[Certificate]) -> None:
+        """Keep what wrong chains are variations of."""
+        self.good_chain = next((one for one in chains if isinstance(one, Leaf)), None)
 
     def _own_leaf(self) -> Leaf:
         names = sorted({*self.hub.hosts, *self.config.tls.profiles, "localhost"})
@@ -320,7 +328,21 @@ class Emulator:
     ) -> int:
         """Show other chains from the next handshake on; return how many were dropped."""
         self.chains.set(*chains, name=name)
+        if name is None:
+            self._remember_good(chains)
         self.recorder.emit("switch_chain", name=name, generation=self.chains.generation, drop=drop)
+        return self.hub.drop(reason="the chain was switched", reset=False) if drop else 0
+
+    def bad_chain(self, kind: str, drop: bool = True, name: str | None = None) -> int:
+        """Show a wrong chain (`badchains.KINDS`); "none" shows the last good one again."""
+        if self.good_chain is None or self.good_chain.issuer is None:
+            raise UsageFailed("wrong chains need the hub's authority: start without --chain")
+        if kind == "none":
+            return self.switch_chain(self.good_chain, drop=drop, name=name)
+        host = name or self.hub.hosts[0]
+        leaf = badchains.make(kind, self.good_chain.issuer, host)
+        self.chains.set(leaf, name=name)
+        self.recorder.emit("switch_chain", name=name, kind=kind, drop=drop)
         return self.hub.drop(reason="the chain was switched", reset=False) if drop else 0
 
     def drop(self, identity: str | None = None, reset: bool = True) -> int:

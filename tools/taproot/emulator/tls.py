@@ -64,22 +64,16 @@ PROFILES = {
     "dps": Profile("dps", ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2, RSA_SUITES),
     "device": Profile("device", ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3, SUITES, True),
     # For negative tests: what OpenSSL still can do, weak keys and SHA-1 included.
-    "legacy": Profile(
-        "legacy", ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_2, "ALL:!aNULL:!eNULL:@SECLEVEL=0"
-    ),
-    "tls10": Profile(
-        "tls10", ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1, "ALL:!aNULL:@SECLEVEL=0"
-    ),
-    "tls11": Profile(
-        "tls11", ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_1, "ALL:!aNULL:@SECLEVEL=0"
-    ),
+    "legacy": Profile("legacy", ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_2, "ALL:!aNULL:!eNULL"),
+    "tls10": Profile("tls10", ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1, "ALL:!aNULL"),
+    "tls11": Profile("tls11", ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_1, "ALL:!aNULL"),
     # The hub without `minTlsVersion`: TLS 1.0 on, the legacy list beside the eight suites.
     "unrestricted": Profile(
         "unrestricted",
         ssl.TLSVersion.TLSv1,
         ssl.TLSVersion.TLSv1_2,
         SUITES + ":ECDHE-RSA-AES256-SHA:ECDHE-RSA-AES128-SHA:AES256-GCM-SHA384:"
-        "AES128-GCM-SHA256:AES256-SHA256:AES128-SHA256:AES256-SHA:AES128-SHA:@SECLEVEL=0",
+        "AES128-GCM-SHA256:AES256-SHA256:AES128-SHA256:AES256-SHA:AES128-SHA",
     ),
 }
 
@@ -139,7 +133,8 @@ def bare_context(chain: Certificate, profile: Profile = PROFILES["legacy"]) -> s
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # TLS 1.0 and 1.1 are the point
         context.minimum_version, context.maximum_version = profile.minimum, profile.maximum
-    context.set_ciphers(profile.suites)
+    # what the server shows may be weak on purpose; the client is the judge
+    context.set_ciphers(f"{profile.suites}:@SECLEVEL=0")
     context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE  # the client's order decides
     load(context, chain)
     return context
@@ -162,12 +157,12 @@ class Chains:
         if self._by_name.pop(name.lower(), None) is not None:
             self.generation += 1
 
-    def choose(self, client: ClientHello) -> Certificate | None:
+    def choose(self, client: ClientHello, tls13: bool = False) -> Certificate | None:
         """Return the chain for a ClientHello: ECC only to a client that cannot use RSA."""
         found = self._by_name.get((client.server_name or "").lower()) or self._by_name.get(None)
         if not found:
             return None
-        if "rsa" in found and (client.has_rsa or "ecc" not in found):
+        if "rsa" in found and (client.has_rsa(tls13) or "ecc" not in found):
             return found["rsa"]
         return found.get("ecc")
 
@@ -410,7 +405,9 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if client is None:
             return
         self._note(client)
-        chain, profile = self.listener.chains.choose(client), self.listener.profile_for(client)
+        profile = self.listener.profile_for(client)
+        tls13 = profile.maximum is ssl.TLSVersion.TLSv1_3
+        chain = self.listener.chains.choose(client, tls13)
         refused = self._refusal(client, profile)
         if refused is not None:
             self._refuse(*refused)
