@@ -28,6 +28,12 @@ class Credential:
         self.key = key
 
 
+def other_root():
+    """The same root under another name: what a chain to an unknown root looks like."""
+    der = read("root0.der")
+    return der.replace(b"Matrix", b"matriX".replace(b"X", b"y"))
+
+
 def read(name):
     with open(name, "rb") as file:
         return file.read()
@@ -69,7 +75,7 @@ def filler(left):
                 n += 1
         except (MemoryError, IndexError):
             continue
-    reserve = None
+    del reserve
     gc.collect()
     return held
 
@@ -158,8 +164,20 @@ async def main():
         )
     if asked.get("low"):
         asked["low"] = filler(asked["low"])
-    for _ in range(asked.get("times", 1)):
-        context = TLSContext(roots, profile=profile, credential=credential, sessions=sessions)
+    for n in range(asked.get("times", 1)):
+        if "hosts" in asked:
+            asked["host"] = asked["hosts"][n]
+        trusted = roots
+        if "trust" in asked and not asked["trust"][n]:
+            trusted = [other_root()]
+            sessions.still_trusted = lambda root: False
+        context = TLSContext(
+            trusted,
+            profile=profile,
+            credential=credential,
+            sessions=sessions,
+            bundle=asked["bundles"][n] if "bundles" in asked else 0,
+        )
         print(json.dumps(await once(context)))
         context = None
         gc.collect()

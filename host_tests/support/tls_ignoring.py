@@ -25,7 +25,7 @@ while True:
     conn = listener.accept()[0]
     try:
         stream = context.wrap_socket(conn, server_side=True)
-        if reply:
+        if reply and stream.read(1):
             stream.write(reply)
         while True:
             data = stream.read(1)
@@ -40,7 +40,7 @@ while True:
 
 @contextlib.contextmanager
 def serving(leaf: Leaf, *, reply: int = 0, build: str = "unix64-nomfl") -> Iterator[int]:
-    """Serve `leaf`; each connection first gets `reply` bytes in one record, then an echo."""
+    """Serve `leaf`; the first byte is answered with `reply` bytes, the others echoed."""
     with tempfile.TemporaryDirectory(prefix="tls-") as folder:
         leaf.write(Path(folder), "leaf")
         with socket.create_server(("127.0.0.1", 0)) as free:

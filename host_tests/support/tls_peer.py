@@ -90,7 +90,7 @@ class _Listener:
 
 
 class Server(_Listener):
-    """OpenSSL behind Python's ssl. After the handshake: `reply` bytes once, then echo.
+    """OpenSSL behind Python's ssl. Answers the first bytes with `reply`, echoes the others.
 
     `chain` overrides what is presented (DERs). `client` is None, "optional" or "required", with
     `client_roots` as PEM. Facts of each handshake are in `seen`.
@@ -145,10 +145,10 @@ class Server(_Listener):
                     "client": tls.getpeercert(True),
                 }
             )
-            if self.reply:
-                tls.sendall(self.reply)
+            reply = self.reply
             while data := tls.recv(65536):
-                tls.sendall(data)
+                tls.sendall(reply or data)
+                reply = b""
 
 
 class Scripted(_Listener):

@@ -58,8 +58,8 @@ BUILDS = (
     ),
     Build(
         "unix64-nomfl",
-        "TLS server that ignores max_fragment_length",
-        ("TAPROOT_NO_VARIABLE_BUFFER", "TAPROOT_NO_MFL"),
+        "TLS server that ignores max_fragment_length and sends full records",
+        ("TAPROOT_NO_VARIABLE_BUFFER", "TAPROOT_NO_MFL", "TAPROOT_OUT_CONTENT_LEN=16384"),
     ),
     Build("unix64-vb", "variable buffers with a 16 KiB input buffer", ()),
     Build(
