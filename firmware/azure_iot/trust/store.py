@@ -97,13 +97,7 @@ class Store(Stored):
             self._even()
 
     def accept_keyset(self, envelope: "Envelope", keyset: "KeySet") -> None:
-        """Keep a verified key-set N+1, then record its version (R-13 to R-15).
-
-        A change of the bundle role's keys is fast-forward recovery: whatever the old keys signed
-        may have been signed by a thief, so versions start anew under the new ones, and a bundle
-        still on trial is dropped.
-        """
-        before = self.keyset(False)
+        """Keep a verified key-set N+1, then record its version (R-13 to R-15)."""
         self.make_folder()
         files.write_span(
             self.path("keys.%d.jws" % keyset.version),
@@ -112,17 +106,27 @@ class Store(Stored):
             envelope.end,
         )
         self._keyset = keyset
+        self.record_keyset(keyset)
+
+    def record_keyset(self, keyset: "KeySet") -> None:
+        """Record the version of the key-set in force, if a cut or this package left it unsaid.
+
+        A change of the bundle role's keys is fast-forward recovery: whatever the old keys signed
+        may have been signed by a thief, so versions start anew under the new ones, and a bundle
+        still on trial is dropped.
+        """
+        if keyset.version > self.state.kver:
+            following = self.state.copy()
+            following.kver = keyset.version
+            if sorted(self._recorded) != sorted(keyset.bundle.kids):
+                following.seen = 0
+                following.dv = 0
+                following.bad = []
+                following.trial = None
+                following.tries = 0
+            self._write(following)
         if keyset.version <= self.state.kver:
-            return
-        following = self.state.copy()
-        following.kver = keyset.version
-        if sorted(before.bundle.kids) != sorted(keyset.bundle.kids):
-            following.seen = 0
-            following.dv = 0
-            following.bad = []
-            following.trial = None
-            following.tries = 0
-        self._write(following)
+            self._recorded = keyset.bundle.kids
 
     def spend_try(self) -> None:
         """Take one try off the trial, before it is used."""

@@ -59,6 +59,7 @@ class Stored:
         self._record = 0
         self._uneven = False
         self._keyset = None
+        self._recorded: list = []  # bundle keys of the key-set that `kver` names
         self._facts: list = [None, None]
         self._envelopes: list = [None, None]
 
@@ -230,6 +231,7 @@ class Stored:
         """Walk the key-sets from the bootstrap one; refuse a walk that ends below `kver`."""
         if self._keyset is None:
             keyset = self.factory.keyset()
+            self._recorded = keyset.bundle.kids
             while True:
                 path = self.path("keys.%d.jws" % (keyset.version + 1))
                 if not files.exists(path):
@@ -243,6 +245,8 @@ class Stored:
                     break
                 source.close()
                 keyset = following
+                if keyset.version <= self.state.kver:
+                    self._recorded = keyset.bundle.kids
             self._keyset = keyset
         if complete and self._keyset.version < self.state.kver:
             raise KeyChainError(

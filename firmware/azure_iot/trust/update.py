@@ -106,6 +106,7 @@ def _judge(
 
 def _follow_keys(store: "Store", keysets: list, rules: Rules) -> None:
     keyset = store.keyset(False)
+    store.record_keyset(keyset)
     # The package may begin with key-sets this device has walked already.
     known = store.keyset_payload_digest(keyset.version) if keysets else None
     begin = 0

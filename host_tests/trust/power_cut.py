@@ -1,0 +1,327 @@
+"""Cuts power at every mutating flash operation of a trust update (MicroPython).
+
+    micropython power_cut.py FOLDER {lfs|fat} PLAN {single|double} FIRST STEP
+
+PLAN names what is interrupted (below). Cut points FIRST, FIRST + STEP, … in every tear mode, so
+FIRST 1 and STEP 1 are all of them. Prints `["ops", n]`, then `["cuts", n]`, and a line
+`["bad", [operation, mode, why]]` for each violation.
+
+After a cut: the other files are whole; the state is the old one, a step of the plan or the new one;
+no floor is lower than before; the distrusted roots are the old or the new list; the next update
+succeeds. A double cut interrupts the repair as well.
+"""
+
+import gc
+import json
+import sys
+
+import vfs
+from azure_iot.errors import TrustError
+from azure_iot.trust.factory import Factory
+from azure_iot.trust.files import FileSource
+from azure_iot.trust.manager import TrustManager
+from azure_iot.trust.store import Store
+from flash import GARBLE, HALF, MODES, Flash
+
+NEIGHBOURS = {"a.txt": b"a" * 300, "b.txt": b"b" * 40, "main.py": b"c" * 900, "boot.py": b"d" * 10}
+
+
+class Clock:
+    synchronised = True
+
+    def unix_time(self):
+        return 1786000000
+
+    def ticks_ms(self):
+        return 0
+
+    def ticks_diff(self, later, earlier):
+        return later - earlier
+
+
+class Board:
+    """One boot on a flash image."""
+
+    def __init__(self, kind, root, image=None, cut=0, mode=0):
+        self.kind = kind
+        if kind == "lfs":
+            self.flash = Flash(24, 4096, True, image, cut, mode)
+        else:
+            self.flash = Flash(128, 512, False, image, cut, mode)
+        self.root = root
+        self.store = None
+
+    def format(self):
+        maker = vfs.VfsLfs2 if self.kind == "lfs" else vfs.VfsFat
+        maker.mkfs(self.flash)
+
+    def mount(self):
+        maker = vfs.VfsLfs2 if self.kind == "lfs" else vfs.VfsFat
+        vfs.mount(maker(self.flash), "/flash")
+
+    def boot(self):
+        factory = Factory.from_folder(self.root + "/factories/plain")
+        self.store = Store("/flash/trust", factory)
+        self.trust = TrustManager(self.store, Clock())
+        return self
+
+    def install(self, name):
+        self.trust.install(FileSource(self.root + "/packages/" + name))
+
+    def confirm(self):
+        attempt = self.trust.attempt()
+        if not attempt.is_trial:
+            return False
+        self.trust.succeeded(attempt, resumed=False)
+        return self.trust.mqtt_accepted(attempt)
+
+
+def unmount():
+    try:
+        vfs.umount("/flash")
+    except OSError:
+        pass
+
+
+def stage_confirm(board):
+    board.install("v3_min")
+    board.confirm()
+
+
+def stage_revert_stage_confirm(board):
+    board.install("v3_third")
+    for _ in range(3):
+        attempt = board.trust.attempt()
+        if attempt.is_trial:
+            board.trust.failed(attempt, TrustError("no", "UNTRUSTED"))
+    board.install("v4")
+    board.confirm()
+
+
+def stage_distrust(board):
+    board.install("d3")
+    for _ in range(3):
+        attempt = board.trust.attempt()
+        if attempt.is_trial:
+            board.trust.failed(attempt, TrustError("no", "UNTRUSTED"))
+    board.install("d4_lifts")
+    board.confirm()
+
+
+def rotate(board):
+    board.install("k2_v10")
+    board.confirm()
+
+
+def fast_forward(board):
+    board.install("top_distrust")
+    board.confirm()
+    board.install("k2_v10")
+    board.confirm()
+
+
+PLANS = {
+    "stage_confirm": stage_confirm,
+    "stage_revert_stage_confirm": stage_revert_stage_confirm,
+    "stage_distrust": stage_distrust,
+    "rotate": rotate,
+    "fast_forward": fast_forward,
+}
+NEXT = {"rotate": "k3_v11", "fast_forward": "k3_v11"}
+
+
+def facts(store):
+    """What a plan passes through: comparable, and readable in a report."""
+    state = store.state
+    return (
+        state.good and state.good.version,
+        state.trial and state.trial.version,
+        state.tries,
+        state.floor,
+        state.seen,
+        state.kver,
+        state.tfloor,
+        state.dv,
+        [digest.hex()[:8] for digest in state.distrust],
+        [version for version, _ in state.bad],
+    )
+
+
+def prepare(kind, root):
+    """Return the image before the plan: v2 confirmed and four other files."""
+    board = Board(kind, root)
+    board.format()
+    board.mount()
+    for name, data in NEIGHBOURS.items():
+        with open("/flash/" + name, "wb") as file:
+            file.write(data)
+    board.boot()
+    board.install("v2")
+    board.confirm()
+    unmount()
+    return bytes(board.flash.data)
+
+
+def passed_through(kind, root, image, plan):
+    """Run the plan uncut; return (mutating operations, every state on flash on the way)."""
+    board = Board(kind, root, image)
+    board.mount()
+    board.boot()
+    seen = [facts(board.store)]
+    write = Store._write
+
+    def note(self, following):
+        write(self, following)
+        found = facts(self)
+        if found not in seen:
+            seen.append(found)
+
+    Store._write = note
+    try:
+        plan(board)
+    finally:
+        Store._write = write
+    unmount()
+    return board.flash.operations, seen
+
+
+def cut(kind, root, image, plan, operation, mode):
+    """Run the plan until power goes; return the image that is left."""
+    board = Board(kind, root, image, operation, mode)
+    try:
+        board.mount()
+        board.boot()
+        plan(board)
+    except (TrustError, OSError):
+        pass
+    unmount()
+    data = board.flash.data
+    board.store = board.trust = None
+    return data, board.flash.dead
+
+
+def neighbours():
+    """Return which of the other files is damaged, or None."""
+    for name, data in NEIGHBOURS.items():
+        with open("/flash/" + name, "rb") as file:
+            if file.read() != data:
+                return name + " damaged"
+    return None
+
+
+def judge(kind, root, image, plan_name, states, before):
+    """Return what is wrong after a reset, or None."""
+    board = Board(kind, root, image)
+    try:
+        board.mount()
+    except OSError as error:
+        return "mount: %r" % error
+    try:
+        why = neighbours()
+        if why:
+            return why
+        board.boot()
+        found = facts(board.store)
+        if found not in states:
+            return "state %r" % (found,)
+        state = board.store.state
+        if state.good is None or board.store.facts(state.good) is None:
+            return "the good slot is gone"
+        # New bundle keys start versions anew: floor and seen may then fall.
+        kept = (3, 4, 5, 6) if state.kver == 1 else (5, 6)
+        if [i for i in kept if found[i] < before[i]]:
+            return "floor lowered"
+        # The other record must not bring back an older list of distrusted roots.
+        name = NEXT.get(plan_name, "v9_min")
+        try:
+            board.install(name)
+        except TrustError as error:
+            return "next update: %s" % error
+        if not board.confirm():
+            return "next update not confirmed"
+        if board.store.state.good.version != (11 if name == "k3_v11" else 9):
+            return "next update lost"
+    except OSError as error:
+        return "%r" % error
+    finally:
+        unmount()
+    return None
+
+
+def repair(board):
+    """What a device does after a cut: the plan again, from wherever it is."""
+    board.boot()
+    board.confirm()
+    try:
+        board.install("v9_min")
+    except TrustError:
+        board.install("k3_v11")
+    board.confirm()
+
+
+def main():
+    root, kind, plan_name, how, first, step = sys.argv[1:7]
+    plan = PLANS[plan_name]
+    image = prepare(kind, root)
+    operations, states = passed_through(kind, root, image, plan)
+    before = states[0]
+    print(json.dumps(["ops", operations]))
+    cuts = 0
+    for operation in range(int(first), operations + 1, int(step)):
+        for mode in range(4) if how == "single" else (HALF, GARBLE):
+            gc.collect()
+            left, dead = cut(kind, root, image, plan, operation, mode)
+            if not dead:
+                continue
+            if how == "single":
+                cuts += 1
+                why = judge(kind, root, left, plan_name, states, before)
+                if why:
+                    print(json.dumps(["bad", [operation, MODES[mode], why]]))
+                continue
+            second = 1
+            while True:
+                gc.collect()
+                twice, dead = cut(kind, root, left, repair, second, mode)
+                if not dead:
+                    break
+                cuts += 1
+                why = judge_twice(kind, root, twice, before)
+                if why:
+                    print(json.dumps(["bad", [operation, second, MODES[mode], why]]))
+                second += 2
+    print(json.dumps(["cuts", cuts]))
+
+
+def judge_twice(kind, root, image, before):
+    """After two cuts: a good slot, no floor lowered, and the next update goes through."""
+    board = Board(kind, root, image)
+    try:
+        board.mount()
+        why = neighbours()
+        if why:
+            return why
+        board.boot()
+        state = board.store.state
+        if state.good is None or board.store.facts(state.good) is None:
+            return "the good slot is gone"
+        if state.kver == 1 and (state.floor < before[3] or state.seen < before[4]):
+            return "floor lowered"
+        try:
+            board.install("v9_min")
+        except TrustError:
+            try:
+                board.install("k3_v11")
+            except TrustError as error:
+                return "next update: %s" % error
+        if board.store.state.trial is not None and not board.confirm():
+            return "next update not confirmed"
+    except OSError as error:
+        return "%r" % error
+    finally:
+        unmount()
+    return None
+
+
+if __name__ == "__main__":
+    main()
