@@ -94,7 +94,7 @@ HOST_TESTS = (*PURE, "trust.*")
 # A codec that both sides share hides the bug that both sides share.
 EMULATOR_NEVER = ("mqtt", "mqtt.*", "sas")
 # Programs in these folders run on MicroPython, wherever they lie.
-DEVICE_FOLDERS = frozenset(("clients", "device", "devices", "programs", "examples"))
+DEVICE_FOLDERS = frozenset(("clients", "device", "devices", "programs", "examples", "ci"))
 DEVICE_FILES = ("check_", "program")
 
 
