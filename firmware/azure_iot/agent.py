@@ -26,6 +26,8 @@ A whole `main.py`:
     factory_folder      a folder with keyset.jws, bundle.jws, build_date; without it the frozen
                         module trust_factory is used
     roots               list of paths of DER files: no trust store, roots fixed for ever
+    channels            ways of trust packages beside the twin: "method", "inbox", "c2d"
+                        (default method and inbox)
     update_agent        false: the desired property `trust` is ignored (default true)
     client              options of IoTHubDeviceClient: {"port": 8883, "sas_life_s": 3600, …}
 
@@ -45,6 +47,7 @@ from micropython import const
 
 from . import log
 from .client import IoTHubDeviceClient
+from .core import randbelow
 from .errors import AzureIoTError, CredentialError
 
 TYPE_CHECKING = const(False)
@@ -68,6 +71,7 @@ class Agent:
         self.trust = None
         self.client = None
         self._feeder = None
+        self.upkeep = None
 
     async def start(self) -> IoTHubDeviceClient:
         """Bring everything up and begin to connect; return the client.
@@ -91,6 +95,17 @@ class Agent:
         await platform.network_up()
         await self._set_time()
         self.client = await self._make_client(config, options)
+        if self.trust is not None and self.trust.managed and options["update_agent"]:
+            from .upkeep import Upkeep
+
+            self.upkeep = Upkeep(
+                self.client,
+                self.trust,
+                randbelow,
+                channels=config.get("channels", ("method", "inbox")),
+                deadlines=options.get("deadlines"),
+            )
+            self.upkeep.start()
         await self.client.start()
         return self.client
 
@@ -104,6 +119,9 @@ class Agent:
 
     async def stop(self) -> None:
         """Disconnect and end the tasks."""
+        if self.upkeep is not None:
+            self.upkeep.stop()
+            self.upkeep = None
         if self.client is not None:
             await self.client.disconnect()
         if self._feeder is not None:

@@ -150,7 +150,7 @@ def split_url(url: str) -> tuple:
     scheme, mark, rest = url.partition("://")
     if not mark or scheme not in ("http", "https"):
         raise ProtocolError("only http:// and https:// addresses can be fetched", "HTTP")
-    host, slash, path = rest.partition("/")
+    host, _, path = rest.partition("/")
     host, colon, port = host.partition(":")
     for letter in url:
         if letter <= " " or letter > "~":

@@ -8,7 +8,6 @@ each CONNECT, when the token is renewed. Not for: MQTT (mqtt/), the public inter
 """
 
 import asyncio
-import asyncio
 from hashlib import sha256
 
 from micropython import const

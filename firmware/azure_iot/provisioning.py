@@ -15,8 +15,9 @@ import json
 from micropython import const
 
 from . import dps, log
-from .client import IoTHubDeviceClient, randbelow, random32
+from .client import IoTHubDeviceClient
 from .clock import default
+from .core import randbelow, random32
 from .dps import Assignment, Registration
 from .errors import (
     AzureIoTError,
@@ -206,9 +207,7 @@ class ProvisioningDeviceClient:
                 trust.failed(attempt, error)
             raise
         if attempt is not None:
-            trust.succeeded(
-                attempt, resumed=False, via=context.via, not_before=context.not_before
-            )
+            trust.succeeded(attempt, resumed=False, via=context.via, not_before=context.not_before)
         if websocket:
             from .websocket import upgrade
 
@@ -278,7 +277,12 @@ async def provisioned_client(
     while found is None:
         try:
             found = await register()
-        except (ConnectionFailedError, ConnectionDroppedError, ServiceError, ProtocolError) as error:
+        except (
+            ConnectionFailedError,
+            ConnectionDroppedError,
+            ServiceError,
+            ProtocolError,
+        ) as error:
             wait_ms = 5000 + randbelow(25000)
             log.warning("no assignment yet, again in %d ms: %s", wait_ms, error)
             await asyncio.sleep_ms(wait_ms)

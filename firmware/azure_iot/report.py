@@ -17,7 +17,10 @@ _PAGE = const(4096)
 
 def sections(trust: "TrustManager | None", facts: dict, clock: object) -> dict:
     """Give `{"trust": {…}, "tls": {…}, "clock": {…}}`; no secret is ever part of it."""
-    body = {"tls": tls_section(facts), "clock": clock.report(trust.time_floor() if trust is not None else clock.unix_time())}
+    body = {
+        "tls": tls_section(facts),
+        "clock": clock.report(trust.time_floor() if trust is not None else clock.unix_time()),
+    }
     if trust is not None:
         body["trust"] = trust.report()
     return body

@@ -9,6 +9,8 @@ Source: trust-store.md section 9; RFC 9110 section 5.6.7 (Date).
     await keeper.confirm("h.azure-devices.net", context)     # True: the time is now proven
 """
 
+import gc
+
 from micropython import const
 
 from . import log
@@ -65,6 +67,17 @@ class TimeKeeper:
         if date is not None:
             self.prove(date)
         return date is not None
+
+    async def keep(self, host: str, context: object) -> None:
+        """Confirm the time beside a live connection, if a second TLS connection fits."""
+        gc.collect()
+        if context.profile.plan(host).peak * 3 // 2 > gc.mem_free():
+            log.info("the time stays unconfirmed: no room for a second TLS connection")
+            return
+        try:
+            await self.confirm(host, context)
+        except AzureIoTError as error:
+            log.info("the time stays unconfirmed: %s", error)
 
     def prove(self, date: int) -> None:
         """Take a time that a verified server gave."""

@@ -63,7 +63,8 @@ class Twin:
         body = json.dumps(properties).encode()
         if len(body) > hub.MAX_REPORTED:
             raise ServiceError(
-                "reported properties of %d bytes, the hub takes %d" % (len(body), hub.MAX_REPORTED),
+                "reported properties of %d bytes, the hub takes %d"
+                % (len(body), hub.MAX_REPORTED),
                 413,
             )
         version, _ = await self._request(hub.twin_patch_topic, body)

@@ -124,9 +124,7 @@ class Updater:
                     raise
         return await self._bring(wish, digest, size, wish.get("url"))
 
-    async def _bring(
-        self, wish: dict, digest: str, size: int, url: "str | None"
-    ) -> "FileSource":
+    async def _bring(self, wish: dict, digest: str, size: int, url: "str | None") -> "FileSource":
         sink = PackageFile(self.trust.store.path("package.new"))
         try:
             if url is None:

@@ -44,7 +44,9 @@ class X509Certificate:
         self.key = _key(key)
         self._facts = facts = _read(found[0])
         if facts.is_ca and len(found) > 1:
-            raise CredentialError("the first certificate is a CA: the device's own must come first")
+            raise CredentialError(
+                "the first certificate is a CA: the device's own must come first"
+            )
         _match(self.key, facts.public_key)
         _order(found, facts)
         self.cert = found[0] if len(found) == 1 else _pem(found)

@@ -42,7 +42,9 @@ KEY = base64.b64encode(b"k" * 32).decode()
 
 def test_symmetric_individual_with_payload_both_ways_and_polling(device, emu):
     emu.enroll("reg-1", primary_key=KEY, polls=3, payload={"site": "Ulm"})
-    out = device.run(REGISTER, "reg-1", cs="", scope=SCOPE, key=KEY, payload={"modelId": "dtmi:x;1"})
+    out = device.run(
+        REGISTER, "reg-1", cs="", scope=SCOPE, key=KEY, payload={"modelId": "dtmi:x;1"}
+    )
     assert out == [["assigned", "localhost", "reg-1", "initialAssignment", {"site": "Ulm"}]]
     assert [e["payload"] for e in registrations(emu, "reg-1")] == [{"modelId": "dtmi:x;1"}]
 
@@ -125,7 +127,9 @@ asyncio.run(main())
 """
 
 
-def test_the_assignment_is_kept_and_asked_for_again_when_the_device_is_gone(tmp_path, emu, hub_root):
+def test_the_assignment_is_kept_and_asked_for_again_when_the_device_is_gone(
+    tmp_path, emu, hub_root
+):
     name = "kept"
     emu.enroll(name, primary_key=KEY)
     device = Device(tmp_path, emu, hub_root)

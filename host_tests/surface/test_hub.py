@@ -25,7 +25,10 @@ def test_telemetry_arrives_with_exact_properties(device, emu):
     assert text.properties == {"a b": "c/d?", "n": None, "e": ""}
     assert body.body in (b'{"t": 21.5}', b'{"t":21.5}')
     assert body.properties == {"alert": "no"}
-    assert body.system["content-type"] == "application/json" and body.system["content-encoding"] == "utf-8"
+    assert (
+        body.system["content-type"] == "application/json"
+        and body.system["content-encoding"] == "utf-8"
+    )
     assert full.system["message-id"] == "m 1" and full.system["correlation-id"] == "c&1"
 
 

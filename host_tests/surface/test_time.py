@@ -43,7 +43,12 @@ def fleet():
 @pytest.mark.requirement("T10")
 @pytest.mark.parametrize(
     ("name", "offset"),
-    [("right", 0), ("two-hours-late", -7200), ("year-late", -400 * 86400), ("ten-years", 315360000)],
+    [
+        ("right", 0),
+        ("two-hours-late", -7200),
+        ("year-late", -400 * 86400),
+        ("ten-years", 315360000),
+    ],
 )
 def test_a_lying_time_server_causes_no_registration(device, emu, hub_root, fleet, name, offset):
     factory = device.folder / "factory"

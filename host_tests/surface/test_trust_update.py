@@ -63,9 +63,7 @@ def until(test, process, limit=20.0):
 
 @pytest.mark.requirement("R-19", "R-38")
 @pytest.mark.parametrize("channel", ["url", "twin"])
-def test_a_device_installs_a_bundle_and_survives_the_switch(
-    tmp_path, world, channel, hub_root
-):
+def test_a_device_installs_a_bundle_and_survives_the_switch(tmp_path, world, channel, hub_root):
     from support.surface import Device
 
     emu, fleet, old_root, old, new_root, new = world
@@ -100,7 +98,9 @@ def test_a_device_installs_a_bundle_and_survives_the_switch(
         else:
             wish = packages.desired_twin(2, good)
         emu.patch_desired(name, {"trust": wish})
-        until(lambda: reported().get("version") == 2 and reported().get("state") == "good", process)
+        until(
+            lambda: reported().get("version") == 2 and reported().get("state") == "good", process
+        )
         assert reported().get("last_error") is None
         seen = len(emu.messages(name))
         emu.switch_chain(new, drop=True)
@@ -123,7 +123,9 @@ def test_a_device_without_update_agent_says_which_root_is_missing(tmp_path, worl
     device = Device(tmp_path, emu, hub_root)
     with device.start(PROGRAM, "control", update_agent=False) as process:
         process.wait_for('"settled"', 20)
-        good = fleet.package(fleet.bundle_jws(version=2, roots=[("n", new_root.der, ("hub", "dps"))]))
+        good = fleet.package(
+            fleet.bundle_jws(version=2, roots=[("n", new_root.der, ("hub", "dps"))])
+        )
         emu.patch_desired(
             "control",
             {"trust": packages.desired_url(2, good, emu.publish_file("control.json", good))},

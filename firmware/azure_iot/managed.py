@@ -1,0 +1,149 @@
+"""The trust side of a hub client: packages named in the twin, reports, reconnecting on trial.
+
+Responsible for: reacting to the trust store's changes and to the desired property `trust`, the
+reported sections, closing the connection where memory is short. Not for: judging packages
+(trust/), downloading (updater.py), other channels (upkeep.py).
+"""
+
+import asyncio
+import gc
+import json
+
+from micropython import const
+
+from . import hub, log
+from .core import HubConnection, randbelow
+from .errors import AzureIoTError, TrustError
+
+TYPE_CHECKING = const(False)
+if TYPE_CHECKING:
+    from .link import HubLink
+    from .mqtt.client import MQTTClient
+    from .twin import DesiredChange
+
+
+class ManagedConnection(HubConnection):
+    """A connection whose trusted roots can be replaced while it lives."""
+
+    def _begin_trust(self, update_agent: bool) -> None:
+        self._updater = None
+        if self.trust is not None:
+            self.trust.on_change = self._on_trust_change
+            if update_agent:
+                self._use_twin().listeners.append(self._on_desired)
+
+    def _start_trust(self) -> None:
+        if self._updater is not None:
+            self._tasks.append(asyncio.create_task(self._updater.run()))
+
+    async def _after_settled(self) -> None:
+        """Report a proven time; reconnect when a bundle on trial is due."""
+        if self.trust is None:
+            return
+        await self._try_report()
+        attempt = self._link.attempt
+        due = self.trust.trial_due_ms()
+        if attempt is not None and not attempt.is_trial and due is not None:
+            await asyncio.sleep_ms(due)
+            self._reconnect_soon("a bundle on trial is due")
+
+    def _on_desired(self, change: "DesiredChange") -> None:
+        """Give the member `trust` to the updater, which is loaded when the first one comes."""
+        if self._updater is None:
+            if "trust" not in change.patch:
+                return
+            from .updater import Updater
+
+            self._updater = Updater(self.trust, randbelow, profile=self._link.profile)
+            self._updater.on_result = self._report_soon
+            self._updater.client = self
+            self._tasks.append(asyncio.create_task(self._updater.run()))
+        self._updater.on_desired(change)
+
+    async def install_package(self, source: object, channel: str) -> int:
+        """Install a trust package; where memory is short, with the hub's connection closed.
+
+        Raises RefusedError.
+        """
+        try:
+            return self.trust.install(source, channel)
+        except TrustError as error:
+            if error.code != "MEMORY" or not self.connected.is_set():
+                raise
+        async with self.quiet():
+            source.seek(0)
+            return self.trust.install(source, channel)
+
+    def quiet(self) -> "Quiet":
+        """Close the connection and keep it closed: `async with client.quiet(): …`."""
+        return Quiet(self._link, self._mqtt)
+
+    async def answer_method(self, rid: str, status: int, body: dict) -> None:
+        """Answer the direct method call `rid`."""
+        topic = hub.method_response_topic(status, rid)
+        await self._mqtt.publish(topic, json.dumps(body), 1)
+
+    def want(self, name: str) -> None:
+        """Subscribe to one more of the hub's filters, for upkeep.py."""
+        self._want(name)
+
+    def want_c2d(self) -> None:
+        """Subscribe to cloud-to-device messages, for upkeep.py."""
+        self._want(hub.c2d_filter(self._base))
+
+    def retry_soon(self) -> None:
+        """Try to connect now: there is something new to try with."""
+        self._reconnect_soon("new roots are here")
+
+    def report_soon(self) -> None:
+        """Send what changed of the reported sections, if connected."""
+        self._report_soon()
+
+    def _report_soon(self) -> None:
+        if self.connected.is_set():
+            asyncio.create_task(self._try_report())
+
+    async def _try_report(self) -> None:
+        try:
+            await self._report()
+        except AzureIoTError as error:
+            log.warning("report not sent: %s", error)
+
+    async def _report(self) -> None:
+        """Send the sections trust, tls and clock if they changed (contracts.md section 1)."""
+        from .report import sections
+
+        body = sections(self.trust, self._link.facts, self.clock)
+        text = json.dumps(body)
+        if text != self._reported:
+            await self._use_twin().patch(body)
+            self._reported = text
+
+    def _on_trust_change(self, reason: str) -> None:
+        log.info("trust: %s", reason)
+        if reason == "staged":
+            self._reconnect_soon("a bundle is on trial")
+        elif reason == "distrust" and self.trust.must_close():
+            self._reconnect_soon("the root of this connection is distrusted")
+        else:
+            self._report_soon()
+
+
+class Quiet:
+    """The time in which the hub's connection is closed, so that its memory serves something else."""
+
+    def __init__(self, link: "HubLink", mqtt: "MQTTClient") -> None:
+        self._link = link
+        self._mqtt = mqtt
+
+    async def __aenter__(self) -> "Quiet":
+        log.info("closing the hub's connection: memory is short")
+        self._link.held += 1
+        await self._mqtt.reconnect()
+        while self._mqtt.connected.is_set():
+            await asyncio.sleep_ms(20)
+        gc.collect()
+        return self
+
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        self._link.held -= 1
