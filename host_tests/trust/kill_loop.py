@@ -12,17 +12,7 @@ import scenarios
 
 
 def main():
-    env = scenarios.Env.__new__(scenarios.Env)
-    env.root = sys.argv[1]
-    env.folder = "trust"
-    env.clock = scenarios.FakeClock()
-    env.mirror = None
-    env.factory = "plain"
-    env.uses = ("hub",)
-    env.config = {}
-    env.changes = []
-    with open(env.root + "/meta.json") as file:
-        env.digests = json.load(file)
+    env = scenarios.Env(sys.argv[1], False)
     env.boot()
     state = env.store.state
     good = env.store.facts(state.good) if state.good else None

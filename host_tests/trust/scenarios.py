@@ -84,7 +84,7 @@ class Mirror:
 class Env:
     """One device: boot it, install, connect."""
 
-    def __init__(self, root):
+    def __init__(self, root, wipe=True):
         self.root = root
         self.folder = "trust"
         self.clock = FakeClock()
@@ -95,7 +95,8 @@ class Env:
         self.changes = []
         with open(root + "/meta.json") as file:
             self.digests = json.load(file)
-        self.wipe()
+        if wipe:
+            self.wipe()
 
     def wipe(self):
         """Empty the store."""

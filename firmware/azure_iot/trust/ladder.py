@@ -19,7 +19,7 @@ from azure_iot.errors import ClockError, TrustError
 
 from .errors import DemoHostError, DistrustedError, NoRootsError, StorageError
 from .hosts import is_private
-from .roots import RootSet
+from .roots import RootSet, usable
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class Ladder:
             found.append(self._of_slot("previous", slot, use))
         factory = store.factory.bundle()
         if not self.managed or factory.version >= state.floor:
-            roots = RootSet(factory, store.factory.der, use, state.distrust)
+            roots = RootSet(usable(factory, use, state.distrust), store.factory.der)
             attempt = Attempt("factory", roots, use, factory.version, None)
             # Without a good slot the factory's bundle is the good one, the others are older.
             found.insert(len(found) if state.good is not None else 0, attempt)
@@ -186,7 +186,7 @@ class Ladder:
             if slot is not None
         ]
         factory = self.store.factory
-        roots = RootSet(factory.bundle(), factory.der, None, state.distrust)
+        roots = RootSet(usable(factory.bundle(), None, state.distrust), factory.der)
         found.append(Attempt("probe", roots, "", 0, None))
         return [attempt for attempt in found if attempt is not None]
 
@@ -196,7 +196,8 @@ class Ladder:
             return None
         number = slot.slot
         roots = RootSet(
-            facts, lambda root: self.store.der(number, root), use, self.store.state.distrust
+            usable(facts, use, self.store.state.distrust),
+            lambda root: self.store.der(number, root),
         )
         return Attempt(source, roots, use, facts.version, slot.sha256)
 

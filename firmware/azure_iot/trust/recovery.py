@@ -21,7 +21,7 @@ from azure_iot.errors import AzureIoTError
 
 from . import files
 from .errors import DownloadError, NoRootsError, RefusedError
-from .roots import RootSet
+from .roots import RootSet, usable
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class Recovery:
     def _verifying(self) -> object:
         trust = self.trust
         factory = trust.store.factory
-        roots = RootSet(factory.bundle(), factory.der, None, trust.store.state.distrust)
+        roots = RootSet(usable(factory.bundle(), None, trust.store.state.distrust), factory.der)
         if self._contexts is None or not len(roots):
             raise NoRootsError("an https recovery URL needs a factory root that is not distrusted")
         return self._contexts(roots)

@@ -17,22 +17,16 @@ if TYPE_CHECKING:
 
 
 class RootSet:
-    """The roots of a bundle that serve one use (None: any).
+    """Roots to verify with, read by `read(root)` when they are asked for.
 
     `roots(issuer)` returns the DERs whose subject is the raw name `issuer` (RFC 5280 section 7.1
     comparison); `for der in roots`, or `roots(b"")`, reads all, one after the other;
     `get(sha256)` reads one.
     """
 
-    def __init__(
-        self, bundle: "Bundle", read: "Callable", use: "str | None", distrust: list
-    ) -> None:
+    def __init__(self, roots: list, read: "Callable") -> None:
+        self._roots = roots
         self._read = read
-        self._roots = [
-            root
-            for root in bundle.roots
-            if (use is None or use in root.uses) and root.sha256 not in distrust
-        ]
 
     def __len__(self) -> int:
         return len(self._roots)
@@ -62,8 +56,14 @@ class RootSet:
         return None
 
     def only(self, sha256: bytes) -> "RootSet":
-        """Return the same set with this one root alone (for a probe)."""
-        single = RootSet.__new__(RootSet)
-        single._read = self._read
-        single._roots = [root for root in self._roots if root.sha256 == sha256]
-        return single
+        """Return a set of this one root (for a probe)."""
+        return RootSet([root for root in self._roots if root.sha256 == sha256], self._read)
+
+
+def usable(bundle: "Bundle", use: "str | None", distrust: list) -> list:
+    """Return the roots of a bundle that serve `use` (None: any) and are not distrusted."""
+    return [
+        root
+        for root in bundle.roots
+        if (use is None or use in root.uses) and root.sha256 not in distrust
+    ]
