@@ -239,7 +239,7 @@ def test_tickets(roots, version, tickets, resumed, after_switch):
     """Off by default; kept or lost over a switch: a kept one outlives the switch of the root."""
     options = TLSOptions(profile="device", tickets=tickets)
     with running(EmulatorConfig(chain=leaf(roots["old"]), tls=options, https_port=None)) as emu:
-        reused, context, device, session = resumes(emu, client(roots["old"]), version)
+        reused, context, _, session = resumes(emu, client(roots["old"]), version)
         assert reused is resumed
         emu.switch_chain(leaf(roots["new"]))
         try:
@@ -439,7 +439,7 @@ def test_mfl_is_violated_on_demand(roots):
     """The whole flight of the server in one handshake record, though 512 was agreed."""
     options = TLSOptions(violate_mfl=True)
     with running(EmulatorConfig(chain=leaf(roots["old"]), tls=options, https_port=None)) as emu:
-        largest, _, errors = s_client(emu.mqtt_port, 512, b"", 0.7)
+        largest, _, _ = s_client(emu.mqtt_port, 512, b"", 0.7)
         assert largest[22] > 1200
         assert handshake(emu.mqtt_port, client(roots["old"]))[0] == "TLSv1.2"  # without MFL: fine
 

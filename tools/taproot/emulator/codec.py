@@ -9,6 +9,7 @@ test_codec.py`, which fails when a new version behaves differently.
 
 from __future__ import annotations
 
+import functools
 import struct
 from typing import Final
 
@@ -81,6 +82,7 @@ def publish(
     return _encode(packet, version=_VERSION)
 
 
+@functools.lru_cache(maxsize=4096)
 def puback(packet_id: int) -> bytes:
     """Encode PUBACK."""
     return _encode(PubAck(packet_id=packet_id), version=_VERSION)

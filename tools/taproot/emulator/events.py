@@ -30,11 +30,14 @@ class Recorder:
         """Record one event; facts that are None are left out."""
         self.seq += 1
         event: Event = {"seq": self.seq, "time": self._now(), "type": type}
-        event.update((name, fact) for name, fact in facts.items() if fact is not None)
+        if None in facts.values():
+            facts = {name: fact for name, fact in facts.items() if fact is not None}
+        event.update(facts)
         self.counts[type] += 1
         self._events.append(event)
-        for watcher in list(self._watchers):
-            watcher(event)
+        if self._watchers:
+            for watcher in list(self._watchers):
+                watcher(event)
 
     def since(self, seq: int = 0) -> list[Event]:
         """Return the events after number `seq` that are still kept."""

@@ -7,6 +7,7 @@ and its memory. Not for: topics and limits (`hub.py`). The bag: percent-encoded,
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import deque
 from dataclasses import dataclass, field
@@ -33,6 +34,11 @@ Bag = dict[str, "str | None"]
 
 def parse_bag(text: str) -> Bag:
     """Decode a property bag; `key` is None, `key=` is the empty string."""
+    return dict(_parse(text))
+
+
+@functools.lru_cache(maxsize=1024)  # a device sends the same bag again and again
+def _parse(text: str) -> Bag:
     bag: Bag = {}
     for part in text.removeprefix("?").removesuffix("/").split("&"):
         if part:
@@ -52,11 +58,13 @@ def format_bag(bag: Bag) -> str:
 
 def split_bag(bag: Bag) -> tuple[dict[str, Any], dict[str, Any]]:
     """Divide a bag into system and application properties."""
+    if bag.keys().isdisjoint(SYSTEM):
+        return {}, bag
     system = {SYSTEM[key]: value for key, value in bag.items() if key in SYSTEM}
     return system, {key: value for key, value in bag.items() if key not in SYSTEM}
 
 
-@dataclass
+@dataclass(slots=True)
 class Message:
     """One device-to-cloud message as the hub recorded it."""
 
