@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from taproot.emulator.hub import Reactions
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -43,6 +43,7 @@ _KINDS = {SAS: "sas", THUMBPRINT: "selfSigned", CA: "certificateAuthority"}
 PAGE = 100
 MAX_PAGE = 1000
 BULK = 100
+MAX_LOCKS = 100
 
 Handler = Callable[[Request, dict[str, str]], "Response | Awaitable[Response]"]
 
@@ -558,6 +559,8 @@ class ServiceAPI:
             return Response(204)
         lock = str(uuid.uuid4())
         self._locks[lock] = batch
+        if len(self._locks) > MAX_LOCKS:  # the oldest lock is lost, its feedback is given back
+            self._give_back(self._locks.pop(next(iter(self._locks))))
         body = [{**entry, "deviceGenerationId": found.generation_id} for found, entry in batch]
         return Response(200, body, {"ETag": f'"{lock}"'})
 
@@ -572,9 +575,13 @@ class ServiceAPI:
         return Response(204)
 
     def _abandon(self, request: Request, fields: dict[str, str]) -> Response:
-        for found, entry in self._locked(fields):
-            found.queue.feedback.append(entry)
+        self._give_back(self._locked(fields))
         return Response(204)
+
+    @staticmethod
+    def _give_back(batch: list[tuple[Identity, dict[str, Any]]]) -> None:
+        for found, entry in batch:
+            found.queue.feedback.append(entry)
 
 
 def _prints(found: Identity) -> dict[str, str | None]:
