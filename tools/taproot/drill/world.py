@@ -24,7 +24,7 @@ from taproot.trust.roots import cloud_roots
 HEAPS = {"unix64": "192k", "unix32": "96k"}
 _TELEMETRY_MS = 50
 # Enough for what the story demands of a device without a connection, little enough for 96 KiB.
-_MQTT = {"max_pending": 40, "buffer_out": 1024}
+_MQTT = {"max_pending": 30, "buffer_in": 2048, "buffer_out": 1024}
 
 
 @dataclass(frozen=True)
