@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
-from collections import defaultdict
 from pathlib import Path
 
 import pytest
-
 import taproot.device_modules  # noqa: F401  (puts micropython.const within reach)
 from taproot import interpreters
 from taproot.console import UsageFailed
@@ -20,14 +19,21 @@ from taproot.console import UsageFailed
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-_UNCHECKED = pytest.StashKey[list]()
+from support import summary  # noqa: E402
+
+_STARTED = time.monotonic()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="full counts: soaks, fuzz, all power cuts")
+    parser.addoption("--long", action="store_true", help="full counts: soaks, fuzz, power cuts")
+    parser.addoption("--summary", metavar="FILE", help="write a summary of the run (Markdown)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # The judges that set-up extracted (mosquitto, …) are found like the machine's own.
+    programs = str(interpreters.build_folder() / "bin")
+    if programs not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join((programs, os.environ.get("PATH", "")))
     config.addinivalue_line("markers", "long: runs only with --long")
     config.addinivalue_line("markers", "requirement(*ids): what this test proves")
 
@@ -85,29 +91,39 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         pytest.exit(error.message, returncode=2)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    """A test of an interpreter that set-up could not have here is not checked, and says so."""
+    report = yield
+    if call.excinfo is not None and call.excinfo.errisinstance(UsageFailed):
+        for name, why in _not_here().items():
+            if f"'{name}'" in str(call.excinfo.value):
+                report.outcome = "skipped"
+                report.longrepr = (str(item.path), 0, f"Skipped: {why}")
+                report.user_properties.append(("not_checked", f"{item.nodeid}: {why}"))
+    return report
+
+
+def _not_here() -> dict[str, str]:
+    """What set-up could not have on this machine, and why."""
+    path = interpreters.build_folder() / "not_here.json"
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     """Print time per test folder and, last, the promises not checked on this machine."""
-    seconds: dict[str, float] = defaultdict(float)
-    tests: dict[str, int] = defaultdict(int)
-    unchecked: list[str] = []
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            if not hasattr(report, "nodeid") or not hasattr(report, "duration"):
-                continue
-            folder = report.nodeid.split("/")[1] if report.nodeid.count("/") > 1 else "."
-            seconds[folder] += report.duration
-            tests[folder] += report.when == "call"
-            unchecked += [value for name, value in report.user_properties if name == "not_checked"]
+    folders, unchecked = summary.collect(terminalreporter.stats, config.getoption("--long"))
     terminalreporter.section("time per test folder (CPU cores shared)")
-    for folder in sorted(seconds, key=seconds.get, reverse=True):  # type: ignore[arg-type]
-        terminalreporter.line(f"{seconds[folder]:8.1f} s  {tests[folder]:5d} tests  {folder}")
+    for name, seconds, tests in folders:
+        terminalreporter.line(f"{seconds:8.1f} s  {tests:5d} tests  {name}")
     terminalreporter.section("promises not checked on this machine")
-    if not config.getoption("--long"):
-        terminalreporter.line("full counts of soaks, fuzz, mutants and power cuts: make test-long")
-    for line in sorted(set(unchecked)):
+    for line in unchecked:
         terminalreporter.line(line)
-    for line in ("a physical ESP32", "an ESP-IDF image", "a real IoT Hub or DPS"):
-        terminalreporter.line(f"{line}: not yet")
+    if config.getoption("--summary"):
+        path = ROOT / config.getoption("--summary")
+        took = time.monotonic() - _STARTED
+        summary.write(path, terminalreporter.stats, folders, unchecked, took)
+        terminalreporter.line(f"summary: {path.relative_to(ROOT)}")
 
 
 @pytest.fixture(autouse=True)

@@ -96,6 +96,8 @@ class SetUp:
         if "judges" in todo:
             packages.prepare_judges(machine, self._lock)
         self._interpreters(todo)
+        absent = None if self._debian else "Debian's own MicroPython: built from MICROPYTHON_DIR"
+        packages.record_absent(machine, stock=absent)
         if "stock" in todo:
             stock.make(machine, self._stamps, self._lock)
         self._environment.make([name for name in todo if name in PYTHON_STEPS])

@@ -143,7 +143,7 @@ def missing_judges(machine: Machine) -> list[str]:
 def prepare_judges(machine: Machine, lock: int | None) -> None:
     """Install or extract the judges; what cannot be had is listed and stops nothing."""
     missing = missing_judges(machine)
-    not_here: dict[str, str] = {}
+    record_absent(machine, **dict.fromkeys(JUDGES))
     if missing and not machine.ordinary_user:
         ours = [name for name in missing if name not in _NEVER_INSTALLED]
         if ours:
@@ -157,12 +157,20 @@ def prepare_judges(machine: Machine, lock: int | None) -> None:
             with step("judges", f"extracting {name} ({JUDGES[name]})"):
                 _extract(machine, name, lock)
         except Failure as failure:
-            not_here[name] = failure.cause
+            record_absent(machine, **{name: failure.cause.splitlines()[0]})
             say(
                 f"  judges       {name} is not here ({failure.cause.splitlines()[0]}); tests that "
                 f"need it will say so. To have it: sudo {shlex.join(INSTALL)} {name}"
             )
-    write_atomically(machine.build / "not_here.json", json.dumps(not_here, indent=1))
+
+
+def record_absent(machine: Machine, **reasons: str | None) -> None:
+    """Note for the tests what this machine cannot have, and why; None takes a note back."""
+    path = machine.build / "not_here.json"
+    known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    found = {name: why for name, why in {**known, **reasons}.items() if why}
+    if found != known or not path.is_file():
+        write_atomically(path, json.dumps(found, indent=1))
 
 
 def _extract(machine: Machine, name: str, lock: int | None) -> None:
