@@ -27,13 +27,14 @@ PURE = (
     "mqtt.packet", "mqtt.session", "tls.profile", "tls.verdict", "tls.sessions", "tls.presented", "tls.build", "tls", "mqtt",
     "trust", "trust.errors", "trust.jws", "trust.rsa", "trust.der", "trust.bundle", "trust.scan",
     "trust.payload", "trust.keyset", "trust.sources", "trust.state", "trust.hosts", "trust.roots",
-    "trust.update", "inbox", "websocket", "trust.ladder", "trust.report",
+    "trust.update", "inbox", "websocket", "trust.ladder", "trust.report", "ladder", "pnp",
 )  # fmt: skip
 
 # These three know nothing of Azure, so that each could be a package of its own.
 AZURE = (
     "identity", "hub", "dps", "client", "provisioning", "agent", "twin", "methods", "c2d", "large",
-    "updater", "link", "report", "upload", "x509",
+    "updater", "link", "report", "upload", "x509", "core", "managed", "module", "guard", "ladder",
+    "timekeeper", "upkeep", "pnp",
 )  # fmt: skip
 
 
@@ -72,16 +73,17 @@ TABLE = (
     _row("esp32 esp32.*", "os time sys gc machine network esp32 asyncio ntptime socket vfs", _P
          + " clock esp32.*"),
     _row(
-        "twin methods c2d report large updater upload client provisioning x509",
+        "twin methods c2d report large updater upload x509 guard timekeeper upkeep core managed "
+        "client module provisioning",
         "asyncio os gc time",
         _P + " clock transport tls.* trust.* https websocket link mqtt.* twin methods c2d report "
-        "updater upload client provisioning x509",
+        "updater upload x509 guard timekeeper upkeep core managed client module provisioning",
     ),
     _row(
         "agent",
         "asyncio os gc time",
         _P + " clock transport tls.* trust.* https link mqtt.* twin methods c2d report updater "
-        "client provisioning x509 agent",
+        "core upkeep client module provisioning x509 agent",
     ),
 )  # fmt: skip
 # `import azure_iot` gives the public names, loaded when they are asked for.
