@@ -174,7 +174,7 @@ def _host(host: str, port: int, secure: bool) -> str:
 
 
 async def _send(
-    link: "Transport", method: str, path: str, host: str, headers: tuple, body: object
+    link: "Transport", method: str, path: str, host: str, headers: "list | tuple", body: object
 ) -> None:
     lines = ["%s %s HTTP/1.1" % (method, path), "Host: " + host]
     if headers or body is not None or method != "GET":
@@ -195,7 +195,7 @@ async def _send(
         return
     if isinstance(body, (bytes, bytearray, memoryview)):
         if size:
-            await link.write(body)
+            await link.write(memoryview(body))
         return
     buffer = memoryview(bytearray(_BUFFER))
     while size:

@@ -15,7 +15,7 @@ from micropython import const
 
 from .bag import quote
 from .errors import CredentialError
-from .sas import hmac_sha256, token, token_expiry
+from .sas import hmac_sha256, to_sign, token, token_expiry
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
@@ -114,9 +114,7 @@ class SignerKey(SymmetricKey):
             signed = self._signer.sign(message)
             return await signed if hasattr(signed, "send") else signed
 
-        holder = []
-        token(resource, expiry, lambda message: holder.append(message) or b"", policy)
-        signature = await ask(holder[0])
+        signature = await ask(to_sign(resource, expiry))
         return token(resource, expiry, lambda message: signature, policy)
 
     def __repr__(self) -> str:

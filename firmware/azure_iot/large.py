@@ -30,4 +30,4 @@ class Collector:
 
     def abort(self) -> None:
         """Forget what came: the connection ended in the middle."""
-        self._data = b""
+        self._data = bytearray()

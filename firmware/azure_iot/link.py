@@ -21,7 +21,6 @@ from .transport import open_tls
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
     from .identity import Identity
-    from .transport import Transport
 
 _PLAUSIBLE = const(1735689600)  # 2025-01-01: no build of this firmware is older
 _CLOCK_SLACK_MS = const(300000)
@@ -88,7 +87,7 @@ class HubLink:
         """True when the credential is a token, False for a certificate."""
         return hasattr(self.credential, "token")
 
-    async def open(self) -> "Transport":
+    async def open(self) -> object:
         """Open one verified connection; report a failure to the trust manager and raise it."""
         while self.held:
             await asyncio.sleep_ms(_HOLD_MS)
@@ -151,7 +150,7 @@ class HubLink:
             log.info("assigned to %s", assignment.hub)
             self.identity.move(assignment.hub)
 
-    async def _connect(self, host: str, context: TLSContext) -> "Transport":
+    async def _connect(self, host: str, context: TLSContext) -> object:
         transport = await open_tls(host, self.port, context, deadlines=self.deadlines)
         if not self.websocket:
             return transport
@@ -163,7 +162,7 @@ class HubLink:
             await transport.close()
             raise
 
-    def _remember(self, context: TLSContext, transport: "Transport") -> None:
+    def _remember(self, context: TLSContext, transport: object) -> None:
         facts = self.facts = context.info(transport.tls)
         facts["via"] = context.via
         resumed = bool(facts.get("resumed"))

@@ -37,7 +37,7 @@ class IoTHubModuleClient(IoTHubDeviceClient):
     ) -> None:
         """Send to a named output: system property `$.on`, routed by the Edge hub."""
         message = to_message(message, properties)
-        message.output_name = output_name
+        setattr(message, "output_name", output_name)  # noqa: B010 (made by Message.__init__)
         await self.send_message(message, wait=wait)
 
     def on_input(self, handler: "Callable") -> None:

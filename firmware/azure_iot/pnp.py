@@ -35,11 +35,9 @@ def response(
     answer = {"value": value, "ac": status, "av": version}
     if description:
         answer["ad"] = description
-    body = {name: answer}
     if component is None:
-        return body
-    body[_MARK] = "c"
-    return {component: body}
+        return {name: answer}
+    return {component: {_MARK: "c", name: answer}}
 
 
 def writable(change: object) -> list:

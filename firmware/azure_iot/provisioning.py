@@ -35,7 +35,7 @@ from .transport import open_tls
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
-    from .transport import Transport
+    pass
 
 _ANSWER_MS = const(30000)
 _CONNECT_S = const(60)
@@ -181,7 +181,7 @@ class ProvisioningDeviceClient:
         expiry = self._clock.unix_time() + _TOKEN_LIFE_S
         return step.user_name, await self._credential.token(step.resource, expiry, dps.POLICY)
 
-    async def _open(self) -> "Transport":
+    async def _open(self) -> object:
         port, websocket, profile, deadlines = self._place
         trust = self._trust
         attempt = None
@@ -211,7 +211,7 @@ class ProvisioningDeviceClient:
         if websocket:
             from .websocket import upgrade
 
-            transport = await upgrade(transport, self.host, random32)
+            return await upgrade(transport, self.host, random32)
         return transport
 
     def __repr__(self) -> str:
@@ -289,5 +289,4 @@ async def provisioned_client(
     client = IoTHubDeviceClient.from_credential(
         credential, found.hub, found.device_id, reprovision=register, **options
     )
-    client.registrar = registrar
     return client

@@ -48,7 +48,7 @@ def token(resource: str, expiry: int, sign: "Callable[[bytes], bytes]", policy: 
     Shape: `SharedAccessSignature sr=h%2Fdevices%2Fd&sig=…%3D&se=1900000000`, with a policy
     `…&skn=registration`. `sign(bytes)` returns the 32 bytes of HMAC-SHA256.
     """
-    signature = binascii.b2a_base64(sign(to_sign(resource, expiry)), newline=False).decode()
+    signature = binascii.b2a_base64(sign(to_sign(resource, expiry)), newline=False).decode()  # type: ignore[call-arg]
     signature = signature.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D")
     if policy:
         policy = "&skn=" + policy

@@ -73,7 +73,7 @@ class Twin:
     async def _request(self, topic: "object", body: bytes) -> tuple:
         self._rid += 1
         rid = "%x" % self._rid
-        entry = [asyncio.Event(), None, None, b""]
+        entry: list = [asyncio.Event(), None, None, b""]
         self._pending[rid] = entry
         try:
             await asyncio.wait_for_ms(self._exchange(topic(rid), body, entry), self._timeout_ms)

@@ -98,7 +98,7 @@ class Updater:
 
     def _note(self, error: TrustError, wish: dict) -> None:
         log.warning("trust package %s: %s", wish.get("version"), error)
-        error.version = wish.get("version", 0)
+        setattr(error, "version", wish.get("version", 0))  # noqa: B010 (what the report names)
         self.trust.note(error)
 
     async def _again(self) -> None:

@@ -257,8 +257,8 @@ async def upgrade(
     Without a client certificate the hub is told so in the path, as the official SDKs do.
     Raises ServiceError for another status than 101, ProtocolError for a broken answer.
     """
-    nonce = b"".join([random32().to_bytes(4, "big") for _ in range(4)])
-    nonce = binascii.b2a_base64(nonce).decode()[:-1]
+    raw = b"".join([random32().to_bytes(4, "big") for _ in range(4)])
+    nonce = binascii.b2a_base64(raw).decode()[:-1]
     if not client_cert:
         path += "?iothub-no-client-cert=true"
     await inner.write(

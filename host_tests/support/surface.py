@@ -39,7 +39,11 @@ class Device:
     def start(self, body: str, device_id: str, *, build="unix64", heap=HEAP, limit=60, **facts):
         """Start a program; a `Process` of taproot.interpreters."""
         return interpreters.Process(
-            build, self.program(body, device_id, **facts), heap=heap, limit=limit, folder=self.folder
+            build,
+            self.program(body, device_id, **facts),
+            heap=heap,
+            limit=limit,
+            folder=self.folder,
         )
 
     def run(self, body: str, device_id: str, *, build="unix64", heap=HEAP, limit=60, **facts):

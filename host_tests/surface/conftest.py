@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from support.surface import Device
-
 from taproot.emulator import EmulatorConfig, running
 from taproot.pki import Authority
 

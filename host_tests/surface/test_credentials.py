@@ -4,7 +4,6 @@ import base64
 
 import pytest
 from support.surface import Device
-
 from taproot.emulator import EmulatorConfig, running
 from taproot.pki import Authority
 

@@ -6,8 +6,6 @@ import hmac
 
 import pytest
 from support.surface import Device
-
-from taproot.emulator import EmulatorConfig, running
 from taproot.pki import Authority
 
 REGISTER = """

@@ -4,7 +4,6 @@ import time
 
 import pytest
 from support.surface import Device, outputs
-
 from taproot.emulator import EmulatorConfig, running
 
 MODULE = """
@@ -66,7 +65,7 @@ def test_plug_and_play_model_components_and_writable_properties(device, emu):
         emu.patch_desired("pnp", {"thermo": {"__t": "c", "target": 21}, "interval": 5})
         emu.patch_desired("pnp", {"stop": 1})
         assert process.wait(20) == 0, process.text
-    connect = [e for e in emu.events() if e["type"] == "connect" and e["identity"] == "pnp"][0]
+    connect = next(e for e in emu.events() if e["type"] == "connect" and e["identity"] == "pnp")
     assert "&model-id=dtmi%3Acom%3Aexample%3AThermostat%3B1" in connect["username"]
     assert "DeviceClientType=Taproot%2F0.1%20%28unix%29" in connect["username"]
     reported = emu.twin("pnp")["properties"]["reported"]
@@ -173,7 +172,7 @@ def test_changes_missed_while_away_arrive_as_one_complete_change(device, emu):
     seen = [o for o in outputs(process.output) if len(o) == 3]
     versions = [o[0] for o in seen]
     assert versions == sorted(set(versions))
-    assert [o for o in seen if o[2].get("n") == 5][0][1] is True
+    assert next(o for o in seen if o[2].get("n") == 5)[1] is True
 
 
 REFUSED = """

@@ -5,7 +5,6 @@ import time
 
 import pytest
 from support.surface import outputs
-
 from taproot.trust.fleet import Fleet
 
 KEY = base64.b64encode(b"k" * 32).decode()

@@ -4,7 +4,6 @@ import time
 
 import pytest
 from support.surface import outputs
-
 from taproot.emulator import EmulatorConfig, running
 from taproot.pki import Authority
 from taproot.trust import package as packages

@@ -5,7 +5,6 @@ import hashlib
 import os
 
 import pytest
-
 from azure_iot import websocket as ws
 from azure_iot.errors import ProtocolError, ServiceError
 

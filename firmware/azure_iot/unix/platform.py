@@ -10,9 +10,10 @@ the configuration says otherwise. Source: contracts.md section 5.
 import json
 import os
 
+from micropython import const
+
 from azure_iot.clock import Clock, default
 from azure_iot.errors import CredentialError
-from micropython import const
 
 _MAX_VALUE = const(4096)
 
