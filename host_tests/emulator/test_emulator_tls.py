@@ -518,3 +518,21 @@ def test_the_collector_joins_records():
     assert found.server_name == "name.test" and found.has_rsa()
     with pytest.raises(NotTLS):
         Collector().feed(b"\x16\x03\x01\xff\xff" + b"\x01\xff\xff\xff" + b"\0" * 65535)
+
+
+@requirement("T5")
+def test_a_hub_that_ignores_mfl(roots):
+    """512 was asked: records come as large as before, and the whole of MQTT works through it."""
+    from taproot.emulator.ignoring import ignoring_front
+
+    chain = leaf(roots["old"])
+    with running(EmulatorConfig(chain=chain, https_port=None, plain_port=0)) as emu:
+        data = big_twin(emu, "ignored")
+        with ignoring_front(chain, emu.plain_port) as port:
+            largest, output, _ = s_client(port, 512, data, 2.5)
+            assert output.count(b"x") >= 3000
+            assert largest[22] > 1200 and largest[23] > 3000
+            with wire.Wire.tls(port, client(roots["old"])) as link:
+                link.send(data)
+                link.expect(wire.CONNACK), link.expect(wire.SUBACK)
+                assert len(link.delivery()[1]) > 3000
