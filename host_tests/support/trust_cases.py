@@ -961,6 +961,7 @@ class Catalogue:
             e[f"v{n}"] = tm.package(f.bundle(n)) if n > 1 else tm.package(f.factory_bundle)
             e[f"v{n}_third"] = f.package(n, [third])
             e[f"v{n}_min"] = f.package(n, min_version=n)
+        e["three"] = f.package(2, [tm.root_der(f"big{i}", "rsa2048") for i in range(3)])
         e["dps"] = f.package(
             2, roots=[tm.root_entry(first, ["hub"]), tm.root_entry(third, ["dps"])]
         )
@@ -1076,6 +1077,17 @@ def _padded(size: int) -> bytes:
             length += size - len(der)
 
 
+def _signed(catalogue: Catalogue) -> set[str]:
+    """Digests of the payloads of bundles that a device may rightly install."""
+    found = set()
+    packages = [case.package for case in catalogue.cases if case.expect == "OK"]
+    for package in [*packages, *catalogue.extra.values()]:
+        bundle = json.loads(package).get("bundle")
+        if bundle:
+            found.add(hashlib.sha256(bundle["payload"].encode()).hexdigest())
+    return found
+
+
 class Listing:
     """What a finished catalogue says about itself: everything but the private keys."""
 
@@ -1115,6 +1127,7 @@ def build(folder: Path) -> Catalogue:
     for name, data in catalogue.ders.items():
         (folder / "packages" / f"{name}.der").write_bytes(data)
     catalogue.vectors = trust_vectors.write(folder / "vectors.json")
+    (folder / "signed.json").write_text(json.dumps(sorted(_signed(catalogue))))
     (folder / "meta.json").write_text(json.dumps(catalogue.meta))
     (folder / "cases.json").write_text(json.dumps(listed))
     return catalogue
