@@ -314,7 +314,7 @@ def _mosquitto() -> Iterator[Server]:
 def _serve(devices: int) -> None:
     """The child: an emulator that ends with its stdin."""
     from taproot.emulator import EmulatorConfig, running
-    from taproot.emulator.registry import new_key
+    from taproot.emulator.credentials import new_key
 
     raise_files(devices + _SPARE_FILES)
     key = new_key()

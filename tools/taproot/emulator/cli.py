@@ -23,6 +23,7 @@ from taproot.emulator.client import (
     remove_control_file,
     write_control_file,
 )
+from taproot.emulator.credentials import new_key
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -308,6 +309,60 @@ def device(
     else:
         client.call("remove_device", identity=device)
     _result("device", as_json, action, f"{device}: done")
+
+
+@command.command()
+@click.argument("registration")
+@click.option("--group", is_flag=True, help="An enrolment group of that name.")
+@click.option("--key", help="Symmetric key, base64 [a new one].")
+@click.option("--thumbprint", multiple=True, help="SHA-1 or SHA-256 of a device certificate.")
+@click.option("--root", "roots", type=_FILE, multiple=True, help="PEM: CA of device certificates.")
+@click.option("--outcome", help="assigned, failed, unassigned or disabled.")
+@click.option("--polls", type=click.IntRange(0), help="Answers 'assigning' before the result [1].")
+@click.option("--retry-after", type=click.IntRange(0), help="Seconds the device is to wait [0].")
+@click.option("--payload", metavar="JSON", help="What the device gets as payload.")
+@_as_json
+@click.pass_context
+def enroll(
+    context: click.Context,
+    registration: str,
+    group: bool,
+    key: str | None,
+    thumbprint: tuple[str, ...],
+    roots: tuple[Path, ...],
+    payload: str | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Enrol a device or a group at DPS; prints the key it registers with.
+
+    Example: taproot emulator enroll sensor-1
+    """
+    facts: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    if thumbprint or roots:
+        facts.update(thumbprints=list(thumbprint), roots=[_text(path) for path in roots])
+    else:
+        facts["primary_key"] = key = key or new_key()
+    if payload is not None:
+        facts["payload"] = _json(payload, "--payload")
+    _client(context).call("enroll", identity=registration, group=group, **facts)
+    if key and not as_json:
+        click.echo(key)  # what a script reads
+        return
+    _result("enroll", as_json, "enroll", f"{registration}: done", primary_key=key)
+
+
+@command.command()
+@click.argument("name", default="iothubowner")
+@_as_json
+@click.pass_context
+def policy(context: click.Context, name: str, as_json: bool) -> None:
+    """Print the connection string of a shared access policy, for services.
+
+    Example: taproot emulator policy registryReadWrite
+    """
+    text = _client(context).call("service_connection_string", policy=name)
+    _result("policy", as_json, "policy", text, connection_string=text)
 
 
 @command.command()

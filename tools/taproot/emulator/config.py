@@ -2,7 +2,7 @@
 
 Responsible for: names, defaults, types, and errors that name file, line and remedy. Not for:
 acting on it (`server.py`). Tables: top level, [tls], [limits], [reactions], [[devices]],
-[[faults]].
+[[enrollments]], [[faults]].
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from taproot.console import UsageFailed
 from taproot.emulator import faults
+from taproot.emulator.enrollments import Enrollment
 from taproot.emulator.faults import FaultError
 from taproot.emulator.hub import Limits, Reactions
 from taproot.emulator.tls import TLSOptions
@@ -37,6 +38,35 @@ class DeviceConfig:
     enabled: bool = True
     desired: dict[str, Any] = field(default_factory=dict)
     tags: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class EnrollmentConfig:
+    """One DPS enrolment: symmetric key, thumbprints, or `roots` (PEM files)."""
+
+    id: str
+    group: bool = False
+    primary_key: str | None = field(default=None, repr=False)
+    secondary_key: str | None = field(default=None, repr=False)
+    thumbprints: list[str] = field(default_factory=list)
+    roots: list[str] = field(default_factory=list)
+    enabled: bool = True
+    device_id: str | None = None
+    hubs: list[str] = field(default_factory=list)
+    reprovision: str = "migrate"
+    payload: dict[str, Any] | None = None
+    initial_twin: dict[str, Any] | None = None
+    issue_certificates: bool = False
+    outcome: str = "assigned"
+    polls: int = 1
+    retry_after: int = 0
+
+    def make(self) -> Enrollment:
+        """Make the enrolment; raise ValueError or OSError."""
+        facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        facts["roots"] = [Path(path).read_text() for path in self.roots]
+        facts["hubs"] = tuple(self.hubs)
+        return Enrollment(**facts)
 
 
 @dataclass
@@ -64,6 +94,7 @@ class EmulatorConfig:
     events_kept: int = 200_000
     packet_limit: int = 262_144 + 65_536
     devices: list[DeviceConfig] = field(default_factory=list)
+    enrollments: list[EnrollmentConfig] = field(default_factory=list)
     faults: list[dict[str, Any]] = field(default_factory=list)
     tls: TLSOptions = field(default_factory=TLSOptions)
     limits: Limits = field(default_factory=Limits)
@@ -161,6 +192,9 @@ class _File:
         if not table and key == "devices":
             self._array(key, value)
             return [self.make(DeviceConfig, d, f"devices#{n}") for n, d in enumerate(value)]
+        if not table and key == "enrollments":
+            self._array(key, value)
+            return [self._enrollment(d, f"enrollments#{n}") for n, d in enumerate(value)]
         if not table and key == "faults":
             self._array(key, value)
             for number, spec in enumerate(value):
@@ -174,6 +208,17 @@ class _File:
         if key.endswith("port") and not (value is None or 0 <= value <= 65_535):
             raise self.wrong(table, key, f"'{key}' is a port, 0 to 65535")
         return tuple(value) if typing.get_origin(hint) is tuple else value
+
+    def _enrollment(self, table: dict[str, Any], name: str) -> EnrollmentConfig:
+        made: EnrollmentConfig = self.make(EnrollmentConfig, table, name)
+        try:
+            made.make()
+        except OSError as error:
+            raise self.wrong(name, "roots", f"{error.filename}: {error.strerror}") from None
+        except ValueError as error:
+            key = next((k for k in table if k in str(error)), "id")
+            raise self.wrong(name, key, str(error)) from None
+        return made
 
     def _array(self, key: str, value: Any) -> None:
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import hmac
 import json
 from typing import Any
@@ -18,6 +19,7 @@ from aiohttp import web
 
 from taproot.console import UsageFailed
 from taproot.emulator.c2d import QueueFull, TooLarge
+from taproot.emulator.enrollments import Enrollment
 from taproot.emulator.events import Event
 from taproot.emulator.faults import FaultError
 from taproot.emulator.registry import Identity, RegistryError
@@ -27,6 +29,7 @@ from taproot.emulator.tls import PemChain
 from taproot.emulator.twin import TwinError
 
 BODY_LIMIT = 1_500_000
+_ENROLLMENT = {f.name for f in dataclasses.fields(Enrollment)} - {"id", "allocate", "errors"}
 _STREAM_BACKLOG = 10_000
 _USAGE = (UsageFailed, FaultError, TwinError, QueueFull, TooLarge, TypeError, ValueError, KeyError)
 
@@ -80,6 +83,17 @@ class Control:
             "publish_file": self._publish_file,
             "messages": self._messages,
             "enroll": self._enroll,
+            "dps_fail": self._plain(
+                "dps_fail",
+                "status",
+                "identity?",
+                "code?",
+                "message?",
+                "retry_after?",
+                "on?",
+                "count?",
+            ),
+            "service_connection_string": self._plain("service_connection_string", "policy?"),
         }
 
     async def start(self, port: int) -> None:
@@ -203,6 +217,7 @@ class Control:
         return [message_json(message) for message in found]
 
     async def _enroll(self, body: dict[str, Any]) -> Any:
+        _check(body, ["identity"], {"identity", *_ENROLLMENT})
         found = self.emulator.enroll(body.pop("identity"), **body)
         return {"id": found.id, "group": found.group}
 

@@ -13,6 +13,7 @@ import binascii
 import datetime as dt
 import hashlib
 import hmac
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
@@ -109,6 +110,21 @@ def derive_key(group_key: str, registration_id: str) -> str:
     """Derive a device's key from a DPS group key: base64(HMAC-SHA256(group key, id))."""
     raw = base64.b64decode(group_key, validate=True)
     return base64.b64encode(hmac.digest(raw, registration_id.encode(), "sha256")).decode()
+
+
+def new_key() -> str:
+    """Make a symmetric key as the services do: 32 random bytes, base64."""
+    return base64.b64encode(os.urandom(32)).decode()
+
+
+def check_key(key: str) -> None:
+    """Raise ValueError unless `key` is base64 of 16 to 64 bytes."""
+    try:
+        raw = base64.b64decode(key, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("a symmetric key is base64") from None
+    if not 16 <= len(raw) <= 64:
+        raise ValueError("a symmetric key has 16 to 64 bytes")
 
 
 def thumbprints(der: bytes) -> tuple[str, str]:

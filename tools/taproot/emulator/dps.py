@@ -69,6 +69,12 @@ class Failure:
     on: str = "any"
     count: int = 1
 
+    def __post_init__(self) -> None:
+        if not 300 <= self.status <= 599:
+            raise ValueError("status is 300 to 599")
+        if self.on not in ("register", "query", "any"):
+            raise ValueError("on is register, query or any")
+
 
 @dataclass(frozen=True)
 class Reply:

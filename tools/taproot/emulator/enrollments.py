@@ -34,10 +34,11 @@ class Enrollment:
 
     id: str
     group: bool = False
-    primary_key: str | None = None
-    secondary_key: str | None = None
+    primary_key: str | None = field(default=None, repr=False)
+    secondary_key: str | None = field(default=None, repr=False)
     thumbprints: tuple[str, ...] = ()  # individual X.509: SHA-1 or SHA-256
-    roots: tuple[x509.Certificate, ...] = ()  # X.509 by chain: root or verified intermediate
+    # X.509 by chain: root or verified intermediate; PEM text is taken too.
+    roots: Sequence[x509.Certificate | str] = ()
     enabled: bool = True
     device_id: str | None = None  # individual only; default: the registration id
     hubs: tuple[str, ...] = ()  # host names to allocate from; empty: the emulator's own
@@ -60,7 +61,15 @@ class Enrollment:
             raise ValueError(f"reprovision must be one of {', '.join(REPROVISION)}")
         if not (self.primary_key or self.thumbprints or self.roots):
             raise ValueError(f"enrolment '{self.id}' has no attestation")
-        self.thumbprints = tuple(credentials.normal_thumbprint(t) for t in self.thumbprints)
+        if self.retry_after is not None and self.retry_after < 0 or self.polls < 0:
+            raise ValueError("polls and retry_after are not negative")
+        for name in ("primary_key", "secondary_key"):
+            if getattr(self, name) is not None:
+                _named(name, credentials.check_key, getattr(self, name))
+        self.thumbprints = tuple(
+            _named("thumbprints", credentials.normal_thumbprint, text) for text in self.thumbprints
+        )
+        self.authorities = tuple(cert for root in self.roots for cert in _certificates(root))
 
     @property
     def symmetric(self) -> bool:
@@ -117,6 +126,23 @@ class Registration:
         if self.connection_profile != ABSENT:
             body["connectionProfile"] = self.connection_profile
         return body
+
+
+def _named(name: str, check: Callable[[str], Any], text: str) -> Any:
+    """Check one member; the error names it."""
+    try:
+        return check(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _certificates(root: x509.Certificate | str) -> list[x509.Certificate]:
+    if not isinstance(root, str):
+        return [root]
+    try:
+        return x509.load_pem_x509_certificates(root.encode())
+    except ValueError:
+        raise ValueError("roots are certificates in PEM") from None
 
 
 def stamp(moment: float) -> str:
@@ -199,7 +225,7 @@ class Registry:
             if not set(credentials.thumbprints(ders[0])) & set(enrollment.thumbprints):
                 raise Refused("the certificate is not the enrolled one")
             return
-        credentials.check_chain(ders, enrollment.roots, now)
+        credentials.check_chain(ders, enrollment.authorities, now)
 
     def assign(
         self, enrollment: Enrollment, registration_id: str, payload: Any, now: float

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from taproot.emulator import credentials
 from taproot.emulator.c2d import Queue
+from taproot.emulator.credentials import new_key
 from taproot.emulator.methods import Calls
 from taproot.emulator.twin import Twin, stamp
 
@@ -43,11 +44,6 @@ class RegistryError(Exception):
     def __init__(self, text: str, status: int) -> None:
         super().__init__(text)
         self.status = status
-
-
-def new_key() -> str:
-    """Make a symmetric key as the service does: 32 random bytes, base64."""
-    return base64.b64encode(os.urandom(32)).decode()
 
 
 def new_etag() -> str:
@@ -240,8 +236,6 @@ class Registry:
 def check_key(key: str) -> None:
     """Raise RegistryError unless `key` is base64 of 16 to 64 bytes."""
     try:
-        raw = base64.b64decode(key, validate=True)
-    except ValueError:
-        raise RegistryError("a symmetric key is base64", 400) from None
-    if not 16 <= len(raw) <= 64:
-        raise RegistryError("a symmetric key has 16 to 64 bytes", 400)
+        credentials.check_key(key)
+    except ValueError as error:
+        raise RegistryError(str(error), 400) from None

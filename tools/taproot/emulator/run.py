@@ -59,6 +59,14 @@ class Running:
         """Add a DPS enrolment; see `Enrollment`."""
         return self.call(self.emulator.enroll, identity, **facts)
 
+    def dps_fail(self, identity: str | None = None, **facts: Any) -> None:
+        """Let DPS answer the next requests with an error; see `dps.Failure`."""
+        self.call(self.emulator.dps_fail, identity, **facts)
+
+    def service_connection_string(self, policy: str = "iothubowner") -> str:
+        """Return what a service connects with."""
+        return self.call(self.emulator.service_connection_string, policy)
+
     def twin(self, identity: str) -> dict[str, Any]:
         """Return the twin as a service reads it."""
         return self.call(self.emulator.twin, identity)

@@ -22,7 +22,7 @@ from taproot.emulator.clock import Clock
 from taproot.emulator.config import DeviceConfig, EmulatorConfig
 from taproot.emulator.connection import Connection, Engine
 from taproot.emulator.downloads import Download
-from taproot.emulator.dps import Provisioning
+from taproot.emulator.dps import Failure, Provisioning
 from taproot.emulator.dps_handler import DPSService
 from taproot.emulator.enrollments import Enrollment, Registration
 from taproot.emulator.events import Recorder
@@ -107,6 +107,8 @@ class Emulator:
             self.trust_client_root(_read(path))
         for device in self.config.devices:
             self._register(device)
+        for enrollment in self.config.enrollments:
+            self.dps.registry.add(enrollment.make())
         for spec in self.config.faults:
             self.fault(spec)
         mqtt = Listener(
@@ -369,6 +371,26 @@ class Emulator:
         enrollment = Enrollment(identity, **facts)
         self.dps.registry.add(enrollment)
         return enrollment
+
+    def dps_fail(self, identity: str | None = None, **facts: Any) -> None:
+        """Let DPS answer the next requests with an error (`dps.Failure`), of one enrolment or all."""
+        failure = Failure(**facts)
+        if identity is None:
+            self.dps.failures.append(failure)
+            return
+        found = self.dps.registry.find(identity)
+        if found is None:
+            raise UsageFailed(f"there is no enrolment '{identity}'")
+        found.errors.append(failure)
+
+    def service_connection_string(self, policy: str = "iothubowner") -> str:
+        """Return what a service connects with, for one of the hub's shared access policies."""
+        found = self.hub.registry.policies.get(policy)
+        if found is None:
+            known = ", ".join(sorted(self.hub.registry.policies))
+            raise UsageFailed(f"there is no policy '{policy}'; known are {known}")
+        host = self.hub.hosts[0]
+        return f"HostName={host};SharedAccessKeyName={policy};SharedAccessKey={found.primary_key}"
 
     def fault(self, spec: dict[str, Any]) -> dict[str, Any]:
         """Set a fault, or do at once what it says."""

@@ -22,7 +22,7 @@ from urllib.parse import unquote
 from taproot.emulator import credentials, methods
 from taproot.emulator import query as queries
 from taproot.emulator.configurations import Configurations, test
-from taproot.emulator.credentials import Refused
+from taproot.emulator.credentials import Refused, new_key
 from taproot.emulator.hub import Hub
 from taproot.emulator.query import QueryError
 from taproot.emulator.registry import (
@@ -33,7 +33,6 @@ from taproot.emulator.registry import (
     RegistryError,
     check_key,
     new_etag,
-    new_key,
 )
 from taproot.emulator.rest import Problem, Request, Response
 from taproot.emulator.twin import TwinError, stamp
