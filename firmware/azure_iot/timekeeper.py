@@ -16,7 +16,6 @@ from micropython import const
 from . import log
 from .deadlines import Deadlines
 from .errors import AzureIoTError, ClockError
-from .https import Fetcher
 from .trust.der import unix_seconds
 
 TYPE_CHECKING = const(False)
@@ -59,6 +58,8 @@ class TimeKeeper:
 
         More than five minutes off: the clock is set. Raises the connection's errors.
         """
+        from .https import Fetcher
+
         self._next = self.clock.unix_time() + _HOUR
         fetcher = Fetcher(Deadlines(tcp_ms=8000))
         url = "https://%s:%d/" % (host, self._port)
