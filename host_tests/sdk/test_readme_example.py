@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -99,6 +101,22 @@ def test_the_readme_example_runs(emulator, sdk_python, tmp_path):
     assert process.wait(5) == 0
     assert time.monotonic() - started < 1.0  # Ctrl-C ends it in under a second
     assert not control.exists()
+
+
+def test_the_commands_of_the_table_run(emulator, tmp_path):
+    process, control, _ = emulator
+    commands = re.findall(r"^\| `taproot emulator (.*?)` \|", README.read_text(), re.MULTILINE)
+    assert len(commands) >= 9
+    said = {}
+    for line in commands:
+        words = shlex.split(line)
+        if words[0] in ("method", "switch-chain"):
+            continue  # they need a device and a chain; both have tests of their own
+        said[words[0]] = taproot(tmp_path, control, *words)
+    assert len(base64.b64decode(said["enroll"])) == 32
+    assert said["policy"].startswith("HostName=localhost;SharedAccessKeyName=registryReadWrite;")
+    assert '"interval": 10' in said["twin"]
+    assert "dev2" in taproot(tmp_path, control, "status")
 
 
 def test_the_python_example_runs():
