@@ -47,10 +47,12 @@ for _command in (
     cli_build.factory_command,
     cli_keys.rotate_keys,
     cli_fleet.publish,
+    cli_build.parts_command,
     cli_fleet.status,
     cli_fleet.probe,
     cli_fleet.report_command,
     cli_fleet.ledger_group,
     cli_build.check_roots,
+    cli_build.vectors_command,
 ):
     command.add_command(_command)

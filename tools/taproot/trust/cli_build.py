@@ -453,6 +453,55 @@ def _write_folder(folder: Path, date: int, files: dict[str, bytes]) -> None:
     write_whole(folder / "build_date", f"{date}\n".encode())
 
 
+@click.command("vectors")
+@click.option("--out", type=_FILE, default=Path("golden.json"), show_default=True)
+@reporting
+def vectors_command(report: Report, out: Path) -> None:
+    """Write the golden vectors: packages with the verdict every device must reach.
+
+    The same bytes every time; the keys are derived from public names and protect nothing.
+
+    Example: taproot trust vectors --out golden.json
+    """
+    from taproot.trust import vectors
+
+    data = vectors.golden()
+    write_whole(out, data)
+    cases = len(json.loads(data)["cases"])
+    report.step("vectors", True, f"{out}: {cases} cases, {len(data)} B")
+    report.facts.update({"cases": cases, "sha256": packages.sha256(data)})
+
+
+@click.command("parts")
+@click.option("--version", type=int, help="Default: the newest package.")
+@click.option("--out", type=_FILE, default=Path("parts"), show_default=True)
+@click.option("--whole", is_flag=True, help="One message, for a hub and devices that take 64 KB.")
+@reporting
+def parts_command(report: Report, version: int | None, out: Path, whole: bool) -> None:
+    """Write a package as cloud-to-device messages, for any program that sends them.
+
+    The hub's REST interface sends no such messages, AMQP does. messages.json names each body with
+    its properties; send them in this order, a repeated one does no harm.
+
+    Example: taproot trust parts --out parts
+    """
+    space = workspace()
+    versions = space.package_versions()
+    if not versions:
+        raise UsageFailed('no package yet: run "taproot trust package"')
+    data = inspection.read(space.package_path(version or versions[-1]))
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()):
+        raise UsageFailed(f"{out} is not empty")
+    listed = []
+    for name, body, properties in packages.messages(data, whole):
+        write_whole(out / name, body)
+        listed.append({"file": name, "properties": properties})
+    write_whole(out / "messages.json", (json.dumps(listed, indent=1) + "\n").encode())
+    report.step("parts", True, f"{out}: {len(listed)} messages, {len(data)} B")
+    report.facts["messages"] = listed
+
+
 @click.command("check-roots")
 @click.option("--store", type=_FILE, multiple=True, help="Compare this PEM collection as well.")
 @click.option("--write-lists", is_flag=True, help="Write certs/bundle/ anew.")

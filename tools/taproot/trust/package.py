@@ -22,6 +22,7 @@ MAX_KEYSETS = 4
 MAX_BRACKETS = 40
 CHUNK = 3968  # a desired property's string value stays within 4 KB (contracts, section 1)
 MAX_CHUNKS = 8
+PART = 2000  # a C2D message of the parts channel
 MAX_DESIRED = 32_000
 
 
@@ -102,6 +103,15 @@ def desired_twin(version: int, package: bytes) -> dict[str, Any]:
             "publish with --channel url or --channel method"
         )
     return found
+
+
+def messages(package: bytes, whole: bool) -> list[tuple[str, bytes, dict[str, str]]]:
+    """Return (name, body, properties) of the C2D messages that carry a package."""
+    if whole:
+        return [("package.json", package, {"trust": "package"})]
+    slices = [package[i : i + PART] for i in range(0, len(package), PART)]
+    common = {"trust": "part", "count": str(len(slices)), "sha256": sha256(package)}
+    return [(f"{i:02}.part", body, {**common, "index": str(i)}) for i, body in enumerate(slices)]
 
 
 def split(package: bytes) -> Parts:
