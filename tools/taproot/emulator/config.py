@@ -90,6 +90,7 @@ class EmulatorConfig:
     templates: list[str] = field(default_factory=list)
     seed: int = 0
     random_faults: bool = False
+    fault_interval: float = 1.0  # mean seconds between two random faults
     record_packets: bool = False
     events_kept: int = 200_000
     packet_limit: int = 262_144 + 65_536
@@ -203,6 +204,8 @@ class _File:
                 except FaultError as error:
                     raise self.wrong(f"faults#{number}", "action", str(error)) from None
             return value
+        if key == "fault_interval" and isinstance(value, (int, float)) and value <= 0:
+            raise self.wrong(table, key, "'fault_interval' is above 0 seconds")
         if not _fits(value, hint):
             raise self.wrong(table, key, f"'{key}' is to be {_words(hint)}, not {value!r}")
         if key.endswith("port") and not (value is None or 0 <= value <= 65_535):

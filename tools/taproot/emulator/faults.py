@@ -241,13 +241,16 @@ _PLAN: list[tuple[int, dict[str, Any]]] = [
 
 
 def random_plan(
-    seed: int, devices: list[str] | None = None
+    seed: int, devices: list[str] | None = None, interval: float = 1.0
 ) -> Iterator[tuple[float, dict[str, Any]]]:
-    """Yield (seconds to wait, specification) without end; the same seed, the same plan."""
+    """Yield (seconds to wait, specification) without end; the same seed, the same plan.
+
+    `interval` is the mean time between two faults.
+    """
     draw = random.Random(seed)
     weights = [weight for weight, _ in _PLAN]
     while True:
         spec = dict(draw.choices(_PLAN, weights)[0][1])
         if devices and ACTIONS[spec["action"]][0] not in ("tls", "all"):
             spec["device"] = draw.choice(devices)
-        yield draw.expovariate(1.0), spec
+        yield draw.expovariate(1.0 / interval), spec

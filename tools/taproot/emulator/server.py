@@ -433,7 +433,8 @@ class Emulator:
             connection.deafen()
 
     async def _random_faults(self) -> None:
-        for wait, spec in faults.random_plan(self.config.seed):
+        interval = self.config.fault_interval
+        for wait, spec in faults.random_plan(self.config.seed, interval=interval):
             await asyncio.sleep(wait)
             self.fault(spec)
 
