@@ -24,7 +24,8 @@ FORBIDDEN = frozenset(
 # The pure modules. `trust.*` knows stores and clocks only as objects passed in.
 PURE = (
     "errors", "log", "backoff", "bag", "deadlines", "large", "identity", "sas", "hub", "dps",
-    "mqtt.packet", "mqtt.session", "tls.profile", "tls.verdict", "tls.sessions", "tls.presented", "tls.build", "tls", "mqtt",
+    "mqtt.packet", "mqtt.session", "mqtt.sending", "mqtt.receiving", "mqtt",
+    "tls.profile", "tls.verdict", "tls.sessions", "tls.presented", "tls.build", "tls",
     "trust", "trust.errors", "trust.jws", "trust.rsa", "trust.der", "trust.bundle", "trust.scan",
     "trust.payload", "trust.keyset", "trust.sources", "trust.state", "trust.hosts", "trust.roots",
     "trust.update", "inbox", "websocket", "trust.ladder", "trust.report", "ladder", "pnp",
