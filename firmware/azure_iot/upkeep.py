@@ -102,10 +102,12 @@ class Upkeep:
         self._tasks = []
 
     def _use_recovery(self) -> None:
+        from .deadlines import Deadlines
         from .https import Fetcher
-        from .trust.recovery import Recovery
+        from .trust.recovery import IDLE_MS, Recovery
 
-        self.trust.recovery = Recovery(self.trust, Fetcher(), self._random, TLSContext)
+        fetcher = Fetcher(Deadlines(read_ms=IDLE_MS))
+        self.trust.recovery = Recovery(self.trust, fetcher, self._random, TLSContext)
 
     # Arrivals
 

@@ -36,6 +36,7 @@ _SPAN_MS = const(900000)  # over at least so long
 _FIRST_S = const(900)  # G7: pauses double from 15 minutes
 _LAST_S = const(86400)  # to a day
 _MAX_PACKAGE = const(32768)
+IDLE_MS = const(10000)  # G4: longest silence within an answer; for the fetcher's deadlines
 _TOTAL_MS = const(300000)  # a server that drips a byte now and then is cut off here
 
 
