@@ -83,17 +83,23 @@ class IoTHubDeviceClient(ManagedConnection):
         properties: "dict | None" = None,
         *,
         wait: bool = True,
-    ) -> None:
+    ) -> int:
         """Send telemetry at QoS 1; with `wait` until the hub has acknowledged it.
+
+        Without `wait` it returns when the message is accepted; the number is for `delivered`.
 
         dict and list become JSON with `$.ct=application/json&$.ce=utf-8`. A message accepted
         while there is no connection waits in the queue; a full queue raises QueueFullError.
         Raises ServiceError(413) for more than 256 KB.
         """
         message = to_message(message, properties)
-        await self._publish_message(message, wait)
+        return await self._publish_message(message, wait)
 
-    async def _publish_message(self, message: "Message", wait: bool) -> None:
+    async def delivered(self, number: int) -> None:
+        """Wait until the hub has acknowledged the message with this number."""
+        await self._mqtt.delivered(number)
+
+    async def _publish_message(self, message: "Message", wait: bool) -> int:
         if len(message.data) > hub.MAX_D2C:
             raise ServiceError(
                 "a message of %d bytes, the hub takes %d" % (len(message.data), hub.MAX_D2C), 413
@@ -102,6 +108,7 @@ class IoTHubDeviceClient(ManagedConnection):
         number = await self._mqtt.publish(topic, message.data, 1, wait=wait)
         if wait:
             await self._mqtt.delivered(number)
+        return number
 
     # Twin
 
