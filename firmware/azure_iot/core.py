@@ -212,6 +212,7 @@ class HubConnection:
         self._settling = asyncio.create_task(self._settle())
 
     def _on_disconnected(self, error: "Exception | None") -> None:
+        self._link.hold()
         self._link.accepted()  # CONNACK 0 did come, even if `_on_connected` had no time to run
         self._end_settling()
         if self._c2d is not None:

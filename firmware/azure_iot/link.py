@@ -8,6 +8,7 @@ each CONNECT, when the token is renewed. Not for: MQTT (mqtt/), the public inter
 """
 
 import asyncio
+import gc
 from hashlib import sha256
 
 from micropython import const
@@ -18,12 +19,18 @@ from .tls.context import TLSContext, default_profile
 from .tls.sessions import Sessions
 from .transport import open_tls
 
+try:
+    import tlsopt
+except ImportError:  # stock firmware
+    tlsopt = None
+
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
     from .identity import Identity
 
 _PLAUSIBLE = const(1735689600)  # 2025-01-01: no build of this firmware is older
 _CLOCK_SLACK_MS = const(300000)
+_RECORD_OVERHEAD = const(1024)
 _LONGEST_NAP_MS = const(60000)  # a clock set anew is seen within a minute
 _TICKS_SERVE_MS = const(400000000)  # ticks wrap; longer lives are counted in Unix time
 _HOLD_MS = const(50)
@@ -73,6 +80,7 @@ class HubLink:
         self.model_id = model_id
         self.sas_life_s = sas_life_s
         self.guard = guard
+        self._reserve = None
         self.attempt = None
         self.facts = {}
         self.issued = 0
@@ -81,6 +89,7 @@ class HubLink:
         self._issued_ticks = 0
         self.held = 0  # while not 0 no connection is opened
         self._random32 = random32
+        self.hold()
 
     @property
     def uses_token(self) -> bool:
@@ -110,9 +119,11 @@ class HubLink:
                 # Stock firmware loads few roots; the failed handshake named the one it needs.
                 transport = await self._connect(host, context)
         except Exception as error:
+            self.hold()
             self.failed(error)
             raise
         except BaseException:
+            self.hold()
             # Cancelled: says nothing about the server, so a spent try is given back.
             self.failed(ConnectionFailedError("cancelled", "cancelled"))
             raise
@@ -123,6 +134,19 @@ class HubLink:
             await transport.close()
             raise
         return transport
+
+    def hold(self) -> None:
+        """Keep room for the record buffers of the next connection, where TLS shares our heap.
+
+        A device that queues messages while it is offline scatters them over the heap; without
+        this piece in one place, the 17 KB of a record buffer would no longer fit anywhere.
+        """
+        build = self.profile.build
+        if self._reserve is None and build.module and hasattr(tlsopt, "mem"):
+            try:
+                self._reserve = bytearray(build.in_len + build.out_len + _RECORD_OVERHEAD)
+            except MemoryError:
+                log.warning("no room to hold for the next connection")
 
     def context(self, login: bool = False) -> TLSContext:
         """Make a context with the roots of this attempt; only `login` shows who the device is."""
@@ -151,6 +175,8 @@ class HubLink:
             self.identity.move(assignment.hub)
 
     async def _connect(self, host: str, context: TLSContext) -> object:
+        self._reserve = None
+        gc.collect()
         transport = await open_tls(host, self.port, context, deadlines=self.deadlines)
         if not self.websocket:
             return transport

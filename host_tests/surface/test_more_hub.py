@@ -104,7 +104,7 @@ def test_the_will_is_telemetry_only_when_the_device_vanishes(device, emu, polite
     wills = [m for m in emu.messages(name) if m.body == b"gone"]
     assert len(wills) == (0 if polite else 1)
     if wills:
-        assert "Will" in str(vars(wills[0]))
+        assert "Will" in repr(wills[0]), repr(wills[0])
 
 
 C2D = """
