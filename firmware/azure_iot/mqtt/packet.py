@@ -7,8 +7,9 @@ Spec: MQTT Version 3.1.1, OASIS Standard, sections 1.5.3, 2.2.3, 3.1, 3.8, 3.10,
 A caller's mistake is a ValueError; a peer's is a ProtocolError that names the rule.
 """
 
-from azure_iot.errors import ProtocolError
 from micropython import const
+
+from azure_iot.errors import ProtocolError
 
 _TEXT_MAX = const(65535)
 MAX_REMAINING = const(268435455)  # four length bytes (MQTT section 2.2.3)

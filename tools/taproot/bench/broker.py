@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import getpass
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -52,7 +53,7 @@ class Mosquitto:
     """One broker. `client_leaf` is accepted by the certificate listener, its CN is the user."""
 
     user = "device1"
-    password = "correct horse"
+    password = "correct horse"  # noqa: S105 (of a broker that lives for one run)
 
     def __init__(self, folder: Path | None = None, key: str = "p256") -> None:
         self._own = None if folder else tempfile.mkdtemp(prefix="taproot-broker-")
@@ -120,6 +121,11 @@ class Mosquitto:
         log = self.folder / "log"
         told = log.read_text().splitlines()[-1:] if log.exists() else []
         raise PeerFailed(f"mosquitto did not start: {' '.join(told) or 'no log'}")
+
+    def hang(self) -> None:
+        """SIGSTOP: it neither reads nor answers any more."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGSTOP)
 
     def kill(self) -> None:
         """SIGKILL, as a crash or a power cut."""

@@ -28,7 +28,9 @@ class _Kinds(click.Group):
             return importlib.import_module(module).command
         except ModuleNotFoundError as error:
             if error.name == module:
-                raise click.ClickException(f"'taproot bench {cmd_name}' is not there yet") from error
+                raise click.ClickException(
+                    f"'taproot bench {cmd_name}' is not there yet"
+                ) from error
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -117,7 +117,10 @@ def scenario(name: str, expected: str) -> Callable[[Callable[[World], tuple[Any,
     def register(work: Callable[[World], tuple[Any, ...]]) -> Scenario:
         def run(world: World) -> Outcome:
             started = time.monotonic()
-            ok, seen, *counts = work(world)
+            try:
+                ok, seen, *counts = work(world)
+            except (OSError, LookupError, ValueError, TimeoutError) as error:
+                ok, seen, counts = False, f"the scenario itself failed: {error!r}", []
             took = time.monotonic() - started
             return Outcome(name, expected, seen, bool(ok), round(took, 1), *counts)
 
@@ -185,7 +188,9 @@ _publisher("connack_late", "ConnectionFailedError, then ok", 3, "ConnectionFaile
 _publisher("puback_never", "reconnect, resend", 3, "ConnectionDroppedError", "PUBACK did not come")
 _publisher("puback_badlen", "ProtocolError, reconnect, resend", 3, "ProtocolError")
 _publisher("kill_before_puback", "resend with DUP", 5, "ConnectionDroppedError")
-_publisher("suback_never", "reconnect", 1, "ConnectionDroppedError", "SUBACK did not come", kind="both")
+_publisher(
+    "suback_never", "reconnect", 1, "ConnectionDroppedError", "SUBACK did not come", kind="both"
+)
 _publisher(
     "stop_reading", "deadline of the write, resend", 10, "ConnectionDroppedError", "took no byte",
     size=900000, interval_ms=0, max_pending_bytes=10**8, limit=60, seconds=50,

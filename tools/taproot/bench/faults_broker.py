@@ -84,31 +84,28 @@ def _kill_in_flight(world: World) -> tuple[Any, ...]:
     kills = 20 if world.scale == 1 else 3
     n = 2000 if world.scale == 1 else 300
     payloads = numbered(n)
-    hits = 0
     with Mosquitto() as broker, Subscriber(broker.plain_port, UP) as watcher:
         watcher.ready.wait(5)
-        feeder = Feeder(broker.plain_port, DOWN, payloads, 0.004)
+        feeder = Feeder(broker.plain_port, DOWN, payloads, 0.005)
         finished = threading.Event()
 
         def work() -> None:
-            nonlocal hits
-            time.sleep(1.0)
+            wait_until(lambda: watcher.got, 20)  # the application has subscribed
             with feeder:
                 for i in range(kills):
-                    due = (i + 1) * n // (kills + 1)
+                    due = (i + 1) * n // (kills + 2)
                     wait_until(lambda due=due: len(set(watcher.got)) >= due, 60)
-                    before = len(watcher.got)
+                    broker.hang()  # what is sent now will be in flight when it dies
+                    time.sleep(0.05)
                     broker.kill()
-                    time.sleep(0.15)
+                    time.sleep(0.1)
                     broker.start()
-                    # sent but not acknowledged when the broker died: recorded after it
-                    hits += bool(wait_until(lambda b=before: len(watcher.got) > b, 20))
                 wait_until(lambda: feeder.sent >= n or finished.is_set(), 120)
 
         worker = threading.Thread(target=work, daemon=True)
         worker.start()
         run = world.app(
-            broker.root.der, broker.tls_port, limit=300, kind="both", n=n, interval_ms=3,
+            broker.root.der, broker.tls_port, limit=300, kind="both", n=n, interval_ms=5,
             expect=10**6, seconds=280, idle_s=0, maximum_ms=300, minimum_ms=20,
             until=n, **_options(broker),
         )  # fmt: skip
@@ -169,7 +166,7 @@ def _login_password(world: World) -> tuple[Any, ...]:
     with Mosquitto() as broker:
         good = world.app(broker.root.der, broker.tls_port, n=5, **_options(broker))
         bad = world.app(
-            broker.root.der, broker.tls_port, n=1, user=broker.user, password="wrong", seconds=1
+            broker.root.der, broker.tls_port, n=1, user=broker.user, password=broker.password[::-1], seconds=1
         )
     refused = bad.failed_with("CredentialError") and not bad.all("UP")
     return good.done and not good.all("E") and refused, f"good: ok; bad: {bad.outage()}"

@@ -6,6 +6,7 @@ import json
 import sys
 
 import azure_iot.mqtt.client as mqtt
+import azure_iot.mqtt.connection as link
 from azure_iot import clock
 from azure_iot.backoff import Backoff
 from azure_iot.deadlines import Deadlines
@@ -43,7 +44,7 @@ OPTIONS = {
 }
 with open(sys.argv[1]) as options:
     OPTIONS.update(json.load(options))
-O = OPTIONS
+CHOSEN = OPTIONS
 
 
 class Credential:
@@ -51,14 +52,14 @@ class Credential:
 
 
 def context():
-    with open(O["root"], "rb") as file:
+    with open(CHOSEN["root"], "rb") as file:
         root = file.read()
     credential = None
-    if O["cert"]:
+    if CHOSEN["cert"]:
         credential = Credential()
-        with open(O["cert"], "rb") as file:
+        with open(CHOSEN["cert"], "rb") as file:
             credential.cert = file.read()
-        with open(O["key"], "rb") as file:
+        with open(CHOSEN["key"], "rb") as file:
             credential.key = file.read()
     return TLSContext([root], credential=credential)
 
@@ -95,7 +96,7 @@ class Beat:
 
 
 def deadlines():
-    ms = O["deadline_ms"]
+    ms = CHOSEN["deadline_ms"]
     return Deadlines(
         tcp_ms=ms, tls_ms=ms, connack_ms=ms, suback_ms=ms, puback_ms=ms, pingresp_ms=ms,
         packet_ms=ms, write_ms=ms,
@@ -108,28 +109,29 @@ class App:
         tls = context()
 
         async def opener():
-            return await open_tls("localhost", O["port"], tls, deadlines=limits)
+            return await open_tls("localhost", CHOSEN["port"], tls, deadlines=limits)
 
-        random = mqtt._random
+        random = link._random
         self.client = mqtt.MQTTClient(
             opener,
-            O["client_id"],
-            credentials=(O["user"], O["password"]),
-            keepalive_s=O["keepalive"],
-            clean_session=O["clean"],
-            window=O["window"],
-            buffer_in=O["buffer"],
-            buffer_out=O["buffer"],
-            max_pending_bytes=O["max_pending_bytes"],
+            CHOSEN["client_id"],
+            credentials=(CHOSEN["user"], CHOSEN["password"]),
+            keepalive_s=CHOSEN["keepalive"],
+            clean_session=CHOSEN["clean"],
+            window=CHOSEN["window"],
+            buffer_in=CHOSEN["buffer"],
+            buffer_out=CHOSEN["buffer"],
+            max_pending_bytes=CHOSEN["max_pending_bytes"],
             deadlines=limits,
-            backoff=Backoff(O["minimum_ms"], O["maximum_ms"], random),
+            backoff=Backoff(CHOSEN["minimum_ms"], CHOSEN["maximum_ms"], random),
         )
         session = self.client.session
-        session.tail = session.sent = session.head = O["first_id"]
+        session.tail = session.sent = session.head = CHOSEN["first_id"]
         self.got = 0
         self.kinds = set()
         self.hits = 0
         self.over = asyncio.Event()
+        self.subscribed = asyncio.Event()
         self.client.on_message = self.message
         self.client.on_connected = lambda present: say("UP", int(present))
         self.client.on_disconnected = self.error
@@ -140,26 +142,30 @@ class App:
 
     def message(self, topic, payload, qos, pid):
         self.got += 1
-        if O["until"]:
+        if CHOSEN["until"]:
             self.kinds.add(bytes(payload))
-            if len(self.kinds) == O["until"]:
+            if len(self.kinds) == CHOSEN["until"]:
                 self.over.set()
         say("C", str(payload[:20], "utf-8"), len(payload), qos)
-        if payload == b"end" or self.got == O["expect"]:
+        if payload == b"end" or self.got == CHOSEN["expect"]:
             self.over.set()
 
     async def publish(self):
         number = 0
-        for i in range(O["n"]):
+        if CHOSEN["kind"] == "both":
+            await self.subscribed.wait()
+        for i in range(CHOSEN["n"]):
             text = "m%04d" % i
-            payload = text + "." * max(0, O["size"] - len(text))
-            number = await self.client.publish("devices/dev1/messages/events/", payload, O["qos"])
+            payload = text + "." * max(0, CHOSEN["size"] - len(text))
+            number = await self.client.publish(
+                "devices/dev1/messages/events/", payload, CHOSEN["qos"]
+            )
             say("P", i)
-            if O["interval_ms"]:
-                await asyncio.sleep_ms(O["interval_ms"])
-            if O["clock"] == "jump" and i in (2, 4):
+            if CHOSEN["interval_ms"]:
+                await asyncio.sleep_ms(CHOSEN["interval_ms"])
+            if CHOSEN["clock"] == "jump" and i in (2, 4):
                 clock.set_time(clock.unix_time() + (86400 if i == 2 else -2 * 86400))
-        if O["qos"] and O["n"]:
+        if CHOSEN["qos"] and CHOSEN["n"]:
             await self.client.delivered(number)
         say("ALL")
 
@@ -167,6 +173,7 @@ class App:
         try:
             await self.client.subscribe("devices/dev1/messages/devicebound/#", 1)
             say("SUBACK")
+            self.subscribed.set()
         except AzureIoTError as error:
             self.error(error)
 
@@ -175,12 +182,12 @@ class App:
         tasks = [asyncio.create_task(beat.run())]
         await self.client.start()
         try:
-            if O["kind"] != "pub":
+            if CHOSEN["kind"] != "pub":
                 tasks.append(asyncio.create_task(self.subscribe()))
             work = None
-            if O["kind"] in ("pub", "both"):
+            if CHOSEN["kind"] in ("pub", "both"):
                 work = asyncio.create_task(self.publish())
-            await asyncio.wait_for(self.finish(work), O["seconds"])
+            await asyncio.wait_for(self.finish(work), CHOSEN["seconds"])
             say("DONE")
         except asyncio.TimeoutError:
             say("TIMEOUT")
@@ -197,12 +204,12 @@ class App:
     async def finish(self, work):
         if work is not None:
             await work
-        if O["kind"] in ("sub", "both"):
+        if CHOSEN["kind"] in ("sub", "both"):
             await self.over.wait()
-        if O["idle_s"]:
-            await asyncio.sleep(O["idle_s"])
+        if CHOSEN["idle_s"]:
+            await asyncio.sleep(CHOSEN["idle_s"])
 
 
-if O["clock"] == "wrap":
+if CHOSEN["clock"] == "wrap":
     wrap_ticks()
 asyncio.run(App().main())

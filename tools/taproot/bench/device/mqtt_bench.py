@@ -10,7 +10,7 @@ import time
 
 import tls
 from azure_iot.deadlines import Deadlines
-from azure_iot.mqtt.session import CHUNK, MESSAGE
+from azure_iot.mqtt.receiving import CHUNK, MESSAGE
 
 MODE, QOS, SIZE, N = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 HOST, PORT, (ROOT, USER, PASSWORD) = sys.argv[5], int(sys.argv[6]), sys.argv[7:10]
@@ -237,9 +237,7 @@ class Context:
         self._context = context()
 
     def wrap(self, sock, host):
-        return self._context.wrap_socket(
-            sock, server_hostname=host, do_handshake_on_connect=False
-        )
+        return self._context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
 
     def explain(self, error):
         return error

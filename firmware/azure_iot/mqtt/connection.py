@@ -1,0 +1,455 @@
+"""The link of an MQTT client: connect, read, notice trouble, back off, again.
+
+Responsible for: the two tasks of a client (see client.py, theory of operation), CONNECT, handing
+messages over, telling an eviction by its pattern. Not responsible for: publishing and
+subscribing (client.py), the rules of MQTT (session.py), TCP and TLS (the opener's transport).
+"""
+
+import asyncio
+import os
+
+from micropython import const
+
+from azure_iot import clock, log
+from azure_iot.backoff import Backoff, first_window
+from azure_iot.errors import (
+    AzureIoTError,
+    ConnectionDroppedError,
+    ConnectionFailedError,
+    CredentialError,
+    ProtocolError,
+    ServiceError,
+)
+from azure_iot.mqtt import packet
+from azure_iot.mqtt.receiving import BEGIN, CHUNK, CONNACK, MESSAGE
+from azure_iot.mqtt.session import Session
+
+_READS = const(32)  # packets read in a row before other tasks get a turn
+_ACKS = const(64)  # PUBACKs kept while a writer waits
+_SOON_MS = const(30000)  # a link closed by the peer within this time counts as an eviction
+_EVICTIONS = const(3)
+
+_REFUSALS = (
+    None,
+    (ProtocolError, "protocol version refused"),
+    (CredentialError, "client id refused"),
+    (ConnectionFailedError, "server unavailable"),
+    (CredentialError, "bad user name or password"),
+    (CredentialError, "not authorised"),
+)
+
+
+def _random(n: int) -> int:
+    """Return a random integer below `n` (below 2^24)."""
+    return int.from_bytes(os.urandom(3), "big") % n
+
+
+def _full(_: object) -> None:
+    """Stand in for read_some and write_some of a transport that has none."""
+
+
+class Connection:
+    """Half of an MQTTClient. `connected` is an Event, `last_error` why the last link or attempt ended."""
+
+    on_message = None  # (topic, payload, qos, pid)
+    on_large = None  # (topic, size, qos, pid) -> sink with write(mv), close(), abort(); or None
+    on_connected = None  # (session_present), after subscribing again
+    on_disconnected = None  # (error); not after stop()
+    on_connect_failed = None  # (error)
+
+    def __init__(
+        self,
+        opener: "object",
+        client_id: str,
+        *,
+        username: "str | None" = None,
+        credentials: "object | None" = None,
+        keepalive_s: int = 240,
+        clean_session: bool = False,
+        will: "tuple | None" = None,
+        window: int = 8,
+        max_pending: int = 64,
+        max_pending_bytes: int = 65536,
+        buffer_in: "int | bytearray" = 4096,
+        buffer_out: "int | bytearray" = 4096,
+        max_packet: int = 294912,
+        deadlines: "object | None" = None,
+        backoff: "Backoff | None" = None,
+        fleet_size_hint: int = 1,
+    ) -> None:
+        self.session = Session(
+            keepalive_s=keepalive_s,
+            clean=clean_session,
+            window=window,
+            buffer_in=buffer_in,
+            buffer_out=buffer_out,
+            max_packet=max_packet,
+            deadlines=deadlines,
+        )
+        self.client_id = client_id
+        self.connected = asyncio.Event()
+        self.last_error = None
+        self._opener = opener
+        self._credentials = credentials or (username, None)
+        self._will = will
+        self._limits = (max_pending, max_pending_bytes)
+        self._backoff = backoff or Backoff(
+            500, 120000, _random, window_ms=first_window(fleet_size_hint)
+        )
+        self._changed = asyncio.Event()
+        self._waiting = False
+        self._task = self._link = self._write = self._error = self._sink = None
+        self._pumping = False
+        self._filters = {}
+        self._answers = {}
+        self._acks = []
+        self._evictions = self._failures = 0
+        self._counts = {}
+
+    @property
+    def stats(self) -> dict:
+        """Counters since the client was made: only those that are not zero, and the queue."""
+        s = self.session
+        found = {"packets": s.packets, "strangers": s.strangers, "pending": s.head - s.tail}
+        found["resent"] = s.resent
+        found["hit"] = s.hits
+        found.update(self._counts)
+        return found
+
+    def _count(self, name: str) -> None:
+        self._counts[name] = self._counts.get(name, 0) + 1
+
+    async def start(self) -> None:
+        """Connect in the background and stay connected until stop()."""
+        if self._task is not None:  # left over from an asyncio.run that has ended
+            await self.stop()
+        self._changed = asyncio.Event()
+        self._task = asyncio.create_task(self._run())
+
+    async def connected_once(self, timeout: float = 60) -> None:
+        """Wait for the first connection. Raises what no retry will cure, at once; after
+        `timeout` seconds ConnectionFailedError with the last error as `cause`."""
+        try:
+            await asyncio.wait_for(self._first(), timeout)
+        except asyncio.TimeoutError:
+            raise ConnectionFailedError(
+                "not connected within %s s: %s" % (timeout, self.last_error),
+                "timeout",
+                self.last_error,
+            )
+
+    async def _first(self) -> None:
+        while not self.connected.is_set():
+            error = self.last_error
+            if error is not None and not isinstance(
+                error, (ConnectionFailedError, ConnectionDroppedError, ServiceError)
+            ):
+                raise error
+            self._alive()
+            await self._wait()
+
+    async def stop(self) -> None:
+        """Say DISCONNECT and close. What was accepted stays; start() goes on with it."""
+        task, self._task = self._task, None
+        if self._write is not None:
+            try:
+                self._write(b"\xe0\0")
+            except (OSError, ValueError):
+                self._write = None  # gone already: nobody to say goodbye to
+        if task is not None and not task.done():
+            task.cancel()
+            try:
+                await task
+            except asyncio.CancelledError:
+                self._write = None
+        if self._link is not None:
+            await self._down(ConnectionDroppedError("stopped"))
+        self._notify()
+
+    async def reconnect(self, error: "Exception | None" = None) -> None:
+        """Drop the link, if any, and connect again now."""
+        self._backoff.reset()
+        self._drop(error or ConnectionDroppedError("reconnect asked for"))
+        self._notify()
+
+    def _alive(self) -> None:
+        if self._task is None:
+            raise ConnectionDroppedError("the client is stopped")
+
+    def _wait(self) -> "object":
+        """Return what to await until something has changed."""
+        if asyncio.current_task() is self._task:
+            raise RuntimeError("a message handler must not wait for the link")
+        self._waiting = True
+        self._changed.clear()
+        return self._changed.wait()
+
+    def _notify(self) -> None:
+        if self._waiting:
+            self._waiting = False
+            self._changed.set()
+
+    def _drop(self, error: Exception) -> None:
+        """End the link from outside its task; the first reason stays."""
+        if self._link is not None and self._error is None:
+            self._error = error
+            self._write = None
+            if self._task is not None and asyncio.current_task() is not self._task:
+                self._task.cancel()
+
+    async def _run(self) -> None:
+        while True:
+            watch = None
+            try:
+                self._error = None
+                link = self._link = await self._opener()
+                watch = asyncio.create_task(self._watch())
+                await self._hello(link)
+                await self._read(link)
+            except asyncio.CancelledError:
+                if self._error is None:
+                    raise
+                error = self._error
+            except AzureIoTError as raised:
+                error = self._error or raised
+            except (OSError, ValueError, MemoryError) as raised:
+                link = self._link
+                error = self._error or (
+                    link.explain(raised)
+                    if link is not None and hasattr(link, "explain")
+                    else ConnectionFailedError("no connection: %s" % raised, "", raised)
+                )
+            finally:
+                if watch is not None:
+                    watch.cancel()
+            await self._down(error)
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Wait before the next attempt; reconnect() ends the wait."""
+        end = clock.ticks_add(clock.ticks_ms(), self._backoff.next())
+        while self._backoff.attempts:
+            left = clock.ticks_diff(end, clock.ticks_ms())
+            if left <= 0:
+                return
+            await asyncio.sleep_ms(min(left, 250))
+
+    async def _down(self, error: Exception) -> None:
+        """Tidy up after a link or an attempt that has ended with `error`."""
+        link, self._link = self._link, None
+        self._write = None
+        self.session.lost()
+        self._answers.clear()
+        self._acks = []
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.abort()
+        was = self.connected.is_set()
+        if was:
+            self.connected.clear()
+        if self._task is None:  # stop(): nothing went wrong
+            hook = None
+        elif was:
+            error = self._judge(error)
+            self._count("drops")
+            hook = self.on_disconnected
+        else:
+            if isinstance(error, ConnectionDroppedError):
+                error = ConnectionFailedError(str(error), "connack", error)
+            self._failures += 1
+            self._count("failures")
+            hook = self.on_connect_failed
+        self.last_error = error
+        log.info("mqtt: %s", error)
+        self._notify()
+        if link is not None:
+            await link.close()
+        if hook is not None:
+            result = hook(error)
+            if result is not None:
+                await result
+
+    def _judge(self, error: Exception) -> Exception:
+        """Tell an eviction by its pattern: closed soon, every time, and each connect worked."""
+        lasted = clock.ticks_diff(clock.ticks_ms(), self._since)
+        closed = isinstance(error, ConnectionDroppedError) and error is not self._error
+        if not closed or lasted > _SOON_MS or self._failures:
+            self._evictions = 0
+            return error
+        self._evictions += 1
+        if self._evictions < _EVICTIONS:
+            return error
+        self._count("evictions")
+        return ConnectionDroppedError(
+            "closed %d times soon after connecting: another client seems to use the id '%s'"
+            % (self._evictions, self.client_id),
+            error,
+        )
+
+    async def _hello(self, link: "object") -> None:
+        """Send CONNECT."""
+        credentials = self._credentials
+        if not isinstance(credentials, tuple):
+            credentials = credentials()
+            if not isinstance(credentials, tuple):
+                credentials = await credentials
+        s = self.session
+        await link.write(
+            packet.connect(self.client_id, s.keepalive_s, s.clean, *credentials, self._will)
+        )
+
+    async def _watch(self) -> None:
+        """Ask the session for what is overdue."""
+        s = self.session
+        then = clock.ticks_ms()
+        while True:
+            await asyncio.sleep_ms(s.deadline())
+            now = clock.ticks_ms()
+            try:
+                if s.elapse(max(0, clock.ticks_diff(now, then))):
+                    self._post(b"\xc0\0")
+            except AzureIoTError as error:
+                self._drop(error)
+                return
+            then = now
+
+    async def _read(self, link: "object") -> None:
+        """Read and handle packets until the link ends."""
+        s = self.session
+        read = getattr(link, "read_some", _full)
+        turns = 0
+        while True:
+            n = read(s.space())
+            if n is None:
+                turns = 0
+                if self._waiting:
+                    self._notify()
+                if read is not _full:
+                    await link.readable()
+                    continue
+                n = await link.read_into(s.space())
+            if not n:
+                raise ConnectionDroppedError("closed by the peer")
+            event = s.next(n)
+            while event:
+                if event == MESSAGE:
+                    later = self._message(s)
+                    if later is not None:
+                        await later
+                else:
+                    await self._event(event)
+                event = s.next()
+            if self._error is not None:  # a write of ours has failed meanwhile
+                raise self._error
+            turns += 1
+            if turns == _READS:
+                turns = 0
+                self._notify()
+                await asyncio.sleep_ms(0)
+            while len(self._acks) > _ACKS:
+                await asyncio.sleep_ms(10)
+
+    def _message(self, s: Session) -> "object | None":
+        """Hand a message over and acknowledge it; return what is still to be awaited."""
+        pid = s.pid
+        try:
+            if self.on_message is not None:
+                result = self.on_message(s.topic, s.payload, s.qos, pid)
+                if result is not None:
+                    return self._await(result, pid)
+        except Exception as error:
+            self._blame(error)
+            return None
+        if pid:
+            self._acknowledge(pid)
+        return None
+
+    async def _await(self, result: "object", pid: int) -> None:
+        """Wait for a handler that is a coroutine, then acknowledge."""
+        try:
+            await result
+        except Exception as error:
+            self._blame(error)
+            return
+        if pid:
+            self._acknowledge(pid)
+
+    def _blame(self, error: Exception) -> None:
+        """Go on after a handler that raised: its message is not acknowledged."""
+        self._count("handler_errors")
+        log.error("mqtt: message handler: %r", error)
+
+    async def _event(self, event: int) -> None:
+        s = self.session
+        if event == CONNACK:
+            if s.code:
+                kind, text = _REFUSALS[s.code]
+                raise kind("CONNACK %d: %s" % (s.code, text))
+            self._online()
+        elif event == BEGIN or event == CHUNK:
+            await self._large(event)
+        else:
+            if s.pid in self._answers:
+                self._answers[s.pid] = s.code
+            self._notify()
+
+    async def _large(self, event: int) -> None:
+        """Pass a large message to its sink piece by piece, or let it go by, counted."""
+        s = self.session
+        try:
+            if event == BEGIN:
+                self._begin_large(s)
+            elif self._sink is not None:
+                result = self._sink.write(s.payload)
+                if result is not None:
+                    await result
+            if not s.left:
+                sink, self._sink = self._sink, None
+                result = sink.close() if sink is not None else None
+                if result is not None:
+                    await result
+                if self._large_pid:
+                    self._acknowledge(self._large_pid)
+        except Exception as error:
+            self._blame(error)
+            sink, self._sink = self._sink, None
+            self._large_pid = 0  # not acknowledged: it comes again
+            if sink is not None:
+                sink.abort()
+
+    def _begin_large(self, s: Session) -> None:
+        self._large_pid = s.pid
+        self._sink = None
+        if self.on_large is not None and s.topic is not None:
+            self._sink = self.on_large(s.topic, s.size, s.qos, s.pid)
+        if self._sink is None:
+            self._count("discarded")
+
+    def _online(self) -> None:
+        """Take up work after CONNACK."""
+        self._write = getattr(self._link, "write_some", _full)
+        self._since = clock.ticks_ms()
+        if self._evictions < _EVICTIONS - 1:
+            self._backoff.reset()
+        self._failures = 0
+        self._count("connects")
+        self.last_error = None
+        self.connected.set()
+        self._notify()
+        asyncio.create_task(self._greet(self._link, self.session.present))
+
+    async def _greet(self, link: "object", present: bool) -> None:
+        """Subscribe again where the server has forgotten us, then resend and tell the owner."""
+        try:
+            if not present:
+                for wanted in list(self._filters):
+                    if self._link is link and wanted in self._filters:
+                        await self._ask(wanted, self._filters[wanted])
+            self._kick()
+            if self._link is link and self.on_connected is not None:
+                result = self.on_connected(present)
+                if result is not None:
+                    await result
+        except AzureIoTError as error:
+            if self._link is link:
+                self._drop(error)
