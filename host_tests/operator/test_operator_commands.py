@@ -352,3 +352,29 @@ def test_device_reads_its_factory_data(managed, way: str) -> None:
     managed_is = options == ""
     assert first == f"{managed_is} {ISSUED} {1 if managed_is else 0} 4", result.text
     assert second == "3550"
+
+
+def test_parts_become_the_package_again_on_a_device(managed) -> None:
+    """Each part is sent twice, as QoS 1 may; the device's own module puts them together."""
+    body = managed.ok("parts --out parts")
+    assert all(
+        (managed.folder / "parts" / m["file"]).stat().st_size <= 2048 for m in body["messages"]
+    )
+    code = (
+        "import json\n"
+        "from azure_iot.trust.parts import Parts\n"
+        "parts = Parts('incoming')\n"
+        "for message in json.load(open('parts/messages.json')):\n"
+        "    p = message['properties']\n"
+        "    data = open('parts/' + message['file'], 'rb').read()\n"
+        "    for _ in (1, 2):\n"
+        "        parts.begin(p['sha256'], int(p['count']))\n"
+        "        parts.add(int(p['index']), data)\n"
+        "print(parts.whole, parts.source().size)\n"
+    )
+    result = interpreters.run("unix64", code, cwd=managed.folder)
+    size = (managed.home / "packages/1.json").stat().st_size
+    assert result.stdout.split() == ["True", str(size)], result.text
+    assert "is not empty" in managed.fails("parts --out parts", 2)
+    whole = managed.ok("parts --out whole --whole")["messages"]
+    assert whole == [{"file": "package.json", "properties": {"trust": "package"}}]

@@ -106,12 +106,14 @@ def publish(
     """
     space = workspace()
     offer = _offer(space, version, channel, url)
-    offer.desired()
+    offer.check()
     percents = _percents(stages)
     if only_device and device is None:
         raise UsageFailed("--only-device needs --device ID")
     if configuration is not None and device is None:
         raise UsageFailed("--configuration needs --device ID: one device must succeed first")
+    if configuration is not None and channel == "method":
+        raise UsageFailed("a configuration sets desired properties: --channel url or twin")
     payload = space.bundle(offer.version)
     where_now = situation(space, offer.version, offer.key_version)
     findings = guards.examine(payload, where_now)

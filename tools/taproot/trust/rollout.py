@@ -12,6 +12,7 @@ take it at their next connect: they neither hold a stage up nor fail it.
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +54,14 @@ class Offer:
         if self.url is None:
             raise UsageFailed("--channel url needs --url: where devices find the package")
         return desired_url(self.version, self.package, self.url)
+
+    def check(self) -> None:
+        """Refuse an offer that the channel cannot carry."""
+        if self.channel == "method":
+            if len(self.package) > MAX_METHOD:
+                raise UsageFailed(f"a direct method carries at most {MAX_METHOD} B")
+        else:
+            self.desired()
 
     def patch(self, present: dict[str, Any] | None) -> dict[str, Any]:
         """Return the merge patch that leaves exactly the offer (a probe beside it stays)."""
@@ -166,10 +175,6 @@ class Rollout:
                 self.hub.patch_desired(device, self.offer.patch(present))
 
     def _call(self, stage: Stage, device: str, twin: dict[str, Any]) -> None:
-        import json
-
-        if len(self.offer.package) > MAX_METHOD:
-            raise UsageFailed(f"a direct method carries at most {MAX_METHOD} B")
         if twin.get("connectionState") != "Connected":
             stage.offline.append(device)
             return
