@@ -1,0 +1,74 @@
+"""Installs `package` with the factory of the present folder, in a heap of chosen shape.
+
+start: only start. install: install. install-or-refuse: say OK or the code, and check the state.
+holes SIZE: first fill the heap so that no free run is longer than SIZE bytes.
+"""
+
+import gc
+import sys
+
+from azure_iot.trust import update  # noqa: F401
+from azure_iot.trust.errors import RefusedError
+from azure_iot.trust.factory import Factory
+from azure_iot.trust.files import FileSource
+from azure_iot.trust.manager import TrustManager
+from azure_iot.trust.store import Store
+
+
+class Clock:
+    synchronised = True
+
+    def unix_time(self):
+        return 1786000000
+
+    def ticks_ms(self):
+        return 0
+
+    def ticks_diff(self, later, earlier):
+        return later - earlier
+
+
+def holes(size):
+    """Fill the heap with blocks of `size` bytes and drop every second one."""
+    kept = []
+    piece = size - 64
+    try:
+        while True:
+            kept.append(bytearray(piece))
+    except MemoryError:
+        pass
+    small = []
+    try:
+        while True:
+            small.append(bytearray(64))
+    except MemoryError:
+        pass
+    for i in range(0, len(kept), 2):
+        kept[i] = None
+    return kept, small
+
+
+def main():
+    what = sys.argv[1]
+    trust = TrustManager(Store("trust", Factory.from_folder("factory")), Clock())
+    gc.collect()
+    if what == "start":
+        return
+    filled = holes(int(sys.argv[2])) if what == "holes" else None
+    gc.collect()
+    if what == "install-or-refuse":
+        before = trust.store.state.seq
+        try:
+            trust.install(FileSource("package"))
+            print("OK")
+        except RefusedError as error:
+            print(error.code)
+            if trust.store.state.trial is not None or trust.store.state.seq != before:
+                sys.exit("state changed")
+        return
+    if trust.install(FileSource("package")) != 2:
+        sys.exit("not installed")
+    del filled
+
+
+main()
