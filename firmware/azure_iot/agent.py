@@ -95,14 +95,16 @@ class Agent:
         await platform.network_up()
         await self._set_time()
         self.client = await self._make_client(config, options)
-        if self.trust is not None and self.trust.managed and options["update_agent"]:
+        if self.trust is not None and self.trust.managed:
             from .upkeep import Upkeep
 
+            # Without the update agent only what somebody does by hand, and recovery, remain.
+            channels = ("method", "inbox") if options["update_agent"] else ("inbox",)
             self.upkeep = Upkeep(
                 self.client,
                 self.trust,
                 randbelow,
-                channels=config.get("channels", ("method", "inbox")),
+                channels=config.get("channels", channels),
                 deadlines=options.get("deadlines"),
             )
             self.upkeep.start()

@@ -42,7 +42,6 @@ class Device:
     def start(self) -> Device:
         """Write the configuration and start the program; again after a kill, as a reboot."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.config["first_number"] = max(self.accepted, default=-1) + 1
         (self.folder / "device.json").write_text(json.dumps(self.config))
         self._process = interpreters.Process(
             self._build,
@@ -130,13 +129,28 @@ class Device:
                     raise StepFailed(self._explain(kind, timeout))
                 self._changed.wait(min(left, 0.5))
 
+    def wait_trust_event(self, reason: str, version: int, timeout: float) -> None:
+        """Wait until the trust store said this about a bundle of at least this version."""
+        del version
+        self.wait("trust", timeout, lambda event: event["reason"] == reason)
+
+    def count(self, kind: str, since: int = 0) -> int:
+        """How many events of this kind came since a mark."""
+        with self._changed:
+            return sum(event["ev"] == kind for event in self.events[since:])
+
+    def last_words(self) -> str:
+        """The newest events that say something, and the last lines of stderr."""
+        with self._changed:
+            said = [event for event in self.events if event["ev"] != "heap"][-3:]
+        errors = self._process.errors[-4:] if self._process else []
+        return f"{said} {errors}"
+
     def _explain(self, kind: str, timeout: float) -> str:
         state = "runs" if self.running else "has ended"
-        shown = [json.dumps(event) for event in self.events[-4:]]
-        errors = self._process.errors[-6:] if self._process else []
         return (
             f"{self.name}: no '{kind}' within {timeout:g} s; the program {state}; "
-            f"last events {shown}; stderr {errors}"
+            f"its last words: {self.last_words()}"
         )
 
     def wait_accepted(self, number: int, timeout: float) -> None:

@@ -5,10 +5,13 @@ Nothing here outlives the run unless `--keep DIR` names a folder; no key is ship
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import tempfile
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,12 +20,15 @@ from typing import Any
 from taproot.drill.chains import LARGEST, SMALLEST, Hierarchy
 from taproot.drill.device import Device, StepFailed
 from taproot.emulator import EmulatorConfig, running
+from taproot.pki import Authority
+from taproot.trust import keys, signing
 from taproot.trust import package as packages
 from taproot.trust.fleet import Fleet
 from taproot.trust.roots import cloud_roots
 
 HEAPS = {"unix64": "192k", "unix32": "96k"}
 _TELEMETRY_MS = 50
+_PART = 2000
 # Enough for what the story demands of a device without a connection, little enough for 96 KiB.
 _MQTT = {"max_pending": 30, "buffer_in": 2048, "buffer_out": 1024}
 
@@ -36,6 +42,8 @@ class Options:
     seed: int = 1
     build: str = "unix64"
     chain: str = "rsa"
+    keep_floor: bool = False
+    kills: int = 4
 
 
 class World:
@@ -49,7 +57,8 @@ class World:
         self.folder = Path(options.keep or self._temporary or ".")
         self.devices: list[Device] = []
         self.secrets: list[str] = []
-        self._emulator: Any = None
+        self.timers: list[threading.Timer] = []
+        self._stack = contextlib.ExitStack()
         self.emu: Any = None
 
     # Step 1 and 2: certificates, keys, bundles
@@ -75,11 +84,31 @@ class World:
             f"{len(self.azure)} public Azure roots, {len(self.factory)} B"
         )
 
-    def package(self, version: int, roots: list[Any], signatures: int | None = None) -> bytes:
+    def package(
+        self, version: int, roots: list[Any], signatures: int | None = None, **more: Any
+    ) -> bytes:
         """A signed package; `signatures` below the threshold makes one to be refused."""
         signers = self.fleet.bundle_keys[: signatures or self.fleet.bundle_threshold]
-        bundle = self.fleet.bundle_jws(version=version, roots=roots, signers=signers)
-        return self.fleet.package(bundle)
+        bundle = self.fleet.bundle_jws(version=version, roots=roots, signers=signers, **more)
+        return self.fleet.package(bundle, self.fleet.keysets[1:])
+
+    def foreign_package(self, version: int, roots: list[Any]) -> bytes:
+        """A package of the right fleet name, signed by keys that nobody knows."""
+        stranger = Fleet.create(self.fleet.name)
+        return stranger.package(stranger.bundle_jws(version=version, roots=roots))
+
+    def rotate_bundle_keys(self) -> None:
+        """Replace the keys of the bundle role; key-set N+1, signed by the root role."""
+        self.revoked_keys = self.fleet.bundle_keys
+        self.fleet.rotate(bundle_keys=[keys.generate(f"bundle-{n}") for n in (4, 5, 6)])
+
+    def revoked_package(self, version: int, roots: list[Any]) -> bytes:
+        """A package of the present key version, signed by the keys that were rotated out."""
+        signers = self.revoked_keys[: self.fleet.bundle_threshold]
+        envelope = signing.Envelope(self.fleet.bundle_payload(version=version, roots=roots))
+        for key in signers:
+            envelope.sign(key, signing.BUNDLE)
+        return self.fleet.package(envelope.to_bytes(), self.fleet.keysets[1:])
 
     def flipped(self, package: bytes) -> bytes:
         """The package with one character of its payload changed."""
@@ -91,34 +120,72 @@ class World:
     # Step 3: hub and devices
 
     def start_hub(self) -> str:
-        """Start the emulator on the old chain."""
-        self._emulator = running(EmulatorConfig(chain=self.old.leaf, mqtt_port=0, https_port=0))
-        self.emu = self._emulator.__enter__()
+        """Start the emulator on the old chain, and the server that devices recover from."""
+        self.operator_ca = Authority.root("device makers' CA")
+        self.emu = self._enter(EmulatorConfig(chain=self.old.leaf))
+        self.emu.call(self.emu.emulator.trust_client_root, self.operator_ca.pem)
+        self.recovery_url = self.emu.publish_file("recovery.json", b"")
         return f"hub on {self.emu.host}:{self.emu.mqtt_port}, TLS 1.2, chain of the old root"
 
-    def add_device(self, name: str, *, update_agent: bool) -> Device:
-        """Register a device, lay out its folder and start its program."""
+    def _enter(self, config: EmulatorConfig) -> Any:
+        return self._stack.enter_context(running(config))
+
+    def start_preview(self) -> int:
+        """Start a second hub that already serves the new chain; return its port."""
+        return self._enter(EmulatorConfig(chain=self.new.leaf, https_port=None)).mqtt_port
+
+    def add_device(self, name: str, **more: Any) -> Device:
+        """Register a device that connects with SAS, and start it."""
         record = self.emu.add_device(name)
         self.secrets.append(record.primary_key)
+        return self._start(name, {"connection_string": record.connection_string, **more})
+
+    def add_x509_device(self, name: str, **more: Any) -> Device:
+        """Enrol a device with DPS by the CA of its certificate, and start it."""
+        issuing = self.operator_ca.intermediate("device makers' line 1", "p256")
+        leaf = issuing.leaf(name, "p256", client=True)
+        self.emu.enroll("line-1", group=True, roots=(self.operator_ca.cert,))
+        folder = self._folder_of(name)
+        leaf.write(folder, "device")
+        dps = {
+            "id_scope": EmulatorConfig().id_scope,
+            "registration_id": name,
+            "host": self.emu.host,
+            "port": self.emu.mqtt_port,
+        }
+        files = {"certificate": "device.pem", "key": "device.key"}
+        return self._start(name, {"dps": dps, **files, **more})
+
+    def _folder_of(self, name: str) -> Path:
         folder = self.folder / name
-        if folder.exists():
-            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _start(self, name: str, config: dict[str, Any]) -> Device:
+        folder = self._folder_of(name)
+        for left in ("trust", "factory"):
+            shutil.rmtree(folder / left, ignore_errors=True)
+        for left in folder.glob("*.kv"):
+            left.unlink()
+        (folder / "confirmed").unlink(missing_ok=True)
         factory = folder / "factory"
-        factory.mkdir(parents=True)
+        factory.mkdir()
         (factory / "keyset.jws").write_bytes(self.fleet.keyset_jws())
         (factory / "bundle.jws").write_bytes(self.factory)
         (factory / "build_date").write_text(str(self.fleet.issued))
-        (folder / "trust").mkdir()
         config = {
-            "connection_string": record.connection_string,
             "factory_folder": "factory",
             "trust_folder": "trust",
-            "update_agent": update_agent,
-            "client": {"port": self.emu.mqtt_port, "mqtt": _MQTT},
+            "client": {
+                "port": self.emu.mqtt_port,
+                "https_port": self.emu.https_port,
+                "mqtt": _MQTT,
+            },
             "telemetry_ms": _TELEMETRY_MS,
+            **config,
         }
         device = Device(
-            name, config, folder, self.options.build, HEAPS[self.options.build], limit=240
+            name, config, folder, self.options.build, HEAPS[self.options.build], limit=400
         )
         self.devices.append(device.start())
         return device
@@ -139,6 +206,25 @@ class World:
         wish = packages.desired_url(version, package, url)
         self.emu.patch_desired(device.name, {"trust": wish})
 
+    def is_connected(self, device: Device) -> bool:
+        """True while the hub has a connection of this device."""
+        kinds = [
+            event["type"]
+            for event in self.emu.events()
+            if event["type"] in ("connect", "disconnect") and event.get("identity") == device.name
+        ]
+        return bool(kinds) and kinds[-1] == "connect"
+
+    @staticmethod
+    def poll(test: Callable[[], bool], limit: float) -> bool:
+        """Wait until `test` holds, at most `limit` seconds; return whether it does."""
+        end = time.monotonic() + limit
+        while not test():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.1)
+        return True
+
     def connects(self, device: Device) -> list[dict[str, Any]]:
         """The hub's `connect` events of a device."""
         return [
@@ -156,11 +242,13 @@ class World:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        for timer in self.timers:
+            timer.cancel()
+            timer.join(5)
         for device in self.devices:
             device.close()
             if not self._temporary:
                 device.write_log()
-        if self._emulator is not None:
-            self._emulator.__exit__(None, None, None)
+        self._stack.close()
         if self._temporary:
             shutil.rmtree(self._temporary, ignore_errors=True)

@@ -1,0 +1,194 @@
+"""The steps in which somebody errs or attacks: bad packages, a stolen root, revoked keys, a wrong bundle."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from taproot.drill.device import Device, StepFailed
+from taproot.drill.stage import INSTALL_S, Outcome, Stage
+
+_ATTACK_S = 5.0
+_SIGNATURE_CODES = ("BAD_SIGNATURE", "THRESHOLD")
+
+
+def refuse_bad_packages(stage: Stage) -> Outcome:
+    """Step 4: a flipped byte, one signature of two, keys that nobody knows."""
+    world = stage.world
+    roots = [world.old_root, world.new_root, *world.azure]
+    bad = {
+        "flipped byte": world.flipped(world.package(2, roots)),
+        "one signature of two": world.package(2, roots, signatures=1),
+        "unknown keys": world.foreign_package(2, roots),
+    }
+    codes: dict[str, str] = {}
+    for number, (name, package) in enumerate(bad.items()):
+        before = {device.name: stage.trust(device) for device in stage.followers}
+        for device in stage.followers:
+            world.publish(device, 2, package, f"bad-{number}.json")
+        for device in stage.followers:
+            codes[name] = stage.wait_refused(device, before[device.name])
+    held = all(code in _SIGNATURE_CODES for code in codes.values())
+    shown = "; ".join(f"{name}: {code}" for name, code in codes.items())
+    return f"refused, nothing else changed: {shown}", {"held": held, "codes": codes}
+
+
+def refuse_replay(stage: Stage) -> Outcome:
+    """Step 5c: an older package, and one below the threshold, after bundle 2; by direct method."""
+    world = stage.world
+    roots = [world.old_root, *world.azure]
+    bad = {
+        "replay of version 1": world.package(1, roots),
+        "one signature of two": world.package(3, roots, signatures=1),
+    }
+    codes: dict[str, str] = {}
+    for name, package in bad.items():
+        for device in stage.followers:
+            before = stage.trust(device)
+            status, answer = world.call(device, "trust.install", json.loads(package))
+            codes[name] = answer["code"] if status == 400 else stage.wait_refused(device, before)
+    held = codes == {"replay of version 1": "ROLLBACK", "one signature of two": "THRESHOLD"}
+    shown = "; ".join(f"{name}: {code}" for name, code in codes.items())
+    return f"refused by direct method: {shown}", {"held": held, "codes": codes}
+
+
+def _deliver(stage: Stage, version: int, package: bytes) -> None:
+    """The same package over three channels: method, C2D parts, inbox file."""
+    first, *others = stage.followers
+    status, answer = stage.world.call(first, "trust.install", json.loads(package))
+    if status not in (200, 504):  # 504: it closed its connection to make room
+        raise StepFailed(f"{first.name}: trust.install answered {status} {answer}")
+    for device in others:
+        if device.name == "device-b":
+            stage.world.send_in_parts(device, package)
+        else:
+            stage.world.publish(device, version, package, f"bundle-{version}.json")
+    put_into_inbox(stage.control, package)
+
+
+def put_into_inbox(device: Device, package: bytes) -> None:
+    """Do what `mpremote cp package.json :/trust/inbox.json` does on a board."""
+    folder = device.folder / "trust"
+    (folder / "arriving").write_bytes(package)
+    (folder / "arriving").rename(folder / "inbox.json")
+
+
+def distrust_under_attack(stage: Stage) -> Outcome:
+    """Step 7: the old root's key is stolen; bundle 3 distrusts it with the thief in front."""
+    world = stage.world
+    roots = [world.new_root, *world.azure]
+    keep = world.options.keep_floor
+    more: dict[str, Any] = {"min_version": 1} if keep else {
+        "min_version": 3,
+        "distrust": [world.old.root.sha256],
+    }  # fmt: skip
+    package = world.package(3, roots, **more)
+    _deliver(stage, 3, package)
+    if keep:
+        for device in stage.all:
+            stage.wait_version(device, 3)
+        return "bundle 3 (new root alone) confirmed by all; it keeps the floor at 1", {}
+    for device in stage.all:
+        device.wait_trust_event("staged", 3, INSTALL_S)
+    seen = _attack(stage)
+    for device in stage.all:
+        stage.wait_version(device, 3)
+    return (
+        "bundle 3 (new root alone, old root distrusted, floor 3) by method, C2D parts and inbox; "
+        f"a thief with the old root's key stood in front for {_ATTACK_S:g} s: "
+        f"{seen['refusals']} handshakes refused, {seen['connects']} accepted; then all confirmed",
+        {"held": seen["connects"] == 0 and seen["refusals"] > 0, **seen},
+    )
+
+
+def _attack(stage: Stage, seconds: float = _ATTACK_S) -> dict[str, int]:
+    """Show the old chain to everybody for a while; count who let himself be fooled."""
+    world = stage.world
+    marks = stage.marks()
+    world.emu.switch_chain(world.old.roll_leaf(), drop=True)
+    since = world.emu.events()[-1]["seq"]
+    time.sleep(seconds)
+    connects = [event for event in world.emu.events(since) if event["type"] == "connect"]
+    refusals = sum(device.count("refused", marks[device.name]) for device in stage.all)
+    world.emu.switch_chain(world.new.leaf, drop=True)
+    return {"connects": len(connects), "refusals": refusals}
+
+
+def hub_goes_back(stage: Stage) -> Outcome:
+    """Step 8: the hub shows the old chain again, long enough to walk down every rung."""
+    if stage.world.options.keep_floor:
+        return _fall_back(stage)
+    seen = _attack(stage, 9.0)
+    marks = stage.marks()
+    del marks
+    for device in stage.all:
+        stage.wait_trust(device, lambda trust: trust.get("via") == stage.world.new.root.sha256)
+        if not stage.world.poll(lambda device=device: stage.world.is_connected(device), 90):
+            raise StepFailed(f"{device.name} did not come back: {device.last_words()}")
+    return (
+        f"hub back on the old chain: {seen['refusals']} refusals, {seen['connects']} connections, "
+        "not through the previous slot nor the factory bundle either; on the new chain all return",
+        {"held": seen["connects"] == 0 and seen["refusals"] >= 3 * len(stage.all), **seen},
+    )
+
+
+def _fall_back(stage: Stage) -> Outcome:
+    world = stage.world
+    marks = stage.marks()
+    world.emu.switch_chain(world.old.roll_leaf(), drop=True)
+    stage.wait_back(stage.all, marks)
+    sources = {}
+    for device in stage.all:
+        trust = stage.wait_trust(device, lambda trust: trust.get("source") != "ota")
+        sources[device.name] = trust["source"]
+    marks = stage.marks()
+    world.emu.switch_chain(world.new.leaf, drop=True)
+    stage.wait_back(stage.all, marks)
+    return (
+        f"hub back on the old chain: with the floor kept they fall back and say so: {sources}",
+        {"held": set(sources.values()) <= {"previous", "factory", "recovery"}},
+    )
+
+
+def rotate_keys(stage: Stage) -> Outcome:
+    """Step 9: new bundle keys in mid-fleet; the old ones are worth nothing afterwards."""
+    world = stage.world
+    roots = [world.new_root, *world.azure]
+    world.rotate_bundle_keys()
+    floor = {} if world.options.keep_floor else {
+        "min_version": 3,
+        "distrust": [world.old.root.sha256],
+    }  # fmt: skip
+    package = world.package(4, roots, **floor)
+    _deliver(stage, 4, package)
+    stage.cut_power(stage.followers[-1])
+    for device in stage.all:
+        trust = stage.wait_version(device, 4)
+        if trust["key_version"] != 2:
+            raise StepFailed(f"{device.name} reports key version {trust['key_version']}")
+    revoked = world.revoked_package(5, roots)
+    codes = set()
+    for device in stage.followers:
+        before = stage.trust(device)
+        status, answer = world.call(device, "trust.install", json.loads(revoked))
+        codes.add(answer["code"] if status == 400 else stage.wait_refused(device, before))
+    return (
+        f"bundle keys rotated: key-set 2 and bundle 4 accepted by all; a package signed with the "
+        f"revoked keys: {', '.join(sorted(codes))}",
+        {"held": codes <= set(_SIGNATURE_CODES), "codes": sorted(codes)},
+    )
+
+
+def revert_a_wrong_bundle(stage: Stage) -> Outcome:
+    """Step 10: a correctly signed bundle whose roots do not match the hub."""
+    world = stage.world
+    package = world.package(5, world.azure, min_version=4)
+    for device in stage.followers:
+        world.publish(device, 5, package, "bundle-5.json")
+    for device in stage.followers:
+        stage.wait_trust(device, lambda trust: trust.get("state") == "reverted", 120)
+        trust = stage.trust(device)
+        if trust["version"] != 4 or trust["last_error"]["version"] != 5:
+            raise StepFailed(f"{device.name} reports {trust}")
+    return "bundle 5 (roots that do not match the hub) tried, given up, bundle 4 in use again", {}
