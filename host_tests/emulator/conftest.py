@@ -29,7 +29,7 @@ def device(hub: Running) -> Iterator[Any]:
 
 def make_device(hub: Running, identity: str | None = None) -> Iterator[Any]:
     """The device fixture for any hub."""
-    record = hub.add_device(identity or f"dev{next(_numbers)}")
+    record = hub.add_device(identity or f"unit{next(_numbers)}")
     opened: list[wire.Wire] = []
 
     def start(*, code: int | None = 0, ttl: float = 3600, query: str = "api-version=2021-04-12",

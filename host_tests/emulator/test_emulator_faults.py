@@ -431,7 +431,9 @@ class Sender:
 
 def test_a_soak_with_random_faults_loses_nothing_and_grows_nowhere(count, request):
     """Seeded: reconnects and resends until all is recorded; what a connection took is given back."""
-    config = EmulatorConfig(https_port=None, seed=11, random_faults=True, fault_interval=0.3, events_kept=5_000)
+    config = EmulatorConfig(
+        https_port=None, seed=11, random_faults=True, fault_interval=0.3, events_kept=5_000
+    )
     config.limits.messages_kept = 2_000
     with running(config) as emu:
         context = ssl.create_default_context(cadata=emu.root_pem)

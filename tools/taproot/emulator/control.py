@@ -122,7 +122,9 @@ class Control:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
         sent = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(sent.encode(), self.emulator.control_token.encode()):
+        if not hmac.compare_digest(
+            sent.encode("utf-8", "surrogateescape"), self.emulator.control_token.encode()
+        ):
             return _error(401, "the Authorization header does not carry the control token")
         try:
             return await handler(request)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import ssl
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ from taproot.emulator.registry import Identity
 from taproot.emulator.renewal import Renewal
 from taproot.emulator.state import State
 from taproot.emulator.templates import TLSPolicy
-from taproot.emulator.tls import Certificate, Chains, Listener, PemChain
+from taproot.emulator.tls import Certificate, Chains, Listener, PemChain, bare_context
 from taproot.emulator.twin import stamp
 from taproot.pki import Authority, Leaf
 
@@ -79,7 +80,8 @@ class Emulator:
         self.engine.services = [DPSService(self.dps), self.hub]
         self.chains = Chains()
         self.root_pem: str | None = None
-        self.good_chain: Leaf | None = None
+        self.good_chain: Leaf | None = None  # its authority makes wrong chains
+        self._shown: tuple[Certificate, ...] = ()
         self.policy: TLSPolicy | None = None
         self.state: State | None = None
         self.listeners: list[Listener] = []
@@ -202,7 +204,9 @@ class Emulator:
 
     def _remember_good(self, chains: Sequence[Certificate]) -> None:
         """Keep what wrong chains are variations of."""
-        self.good_chain = next((one for one in chains if isinstance(one, Leaf)), None)
+        self._shown = tuple(chains)
+        leaf = next((one for one in chains if isinstance(one, Leaf)), None)
+        self.good_chain = leaf or self.good_chain
 
     def _own_leaf(self) -> Leaf:
         names = sorted({*self.hub.hosts, *self.config.tls.profiles, "localhost"})
@@ -329,6 +333,8 @@ class Emulator:
         self, *chains: Certificate, drop: bool = True, name: str | None = None
     ) -> int:
         """Show other chains from the next handshake on; return how many were dropped."""
+        for chain in chains:
+            check_chain(chain)
         self.chains.set(*chains, name=name)
         if name is None:
             self._remember_good(chains)
@@ -340,7 +346,10 @@ class Emulator:
         if self.good_chain is None or self.good_chain.issuer is None:
             raise UsageFailed("wrong chains need the hub's authority: start without --chain")
         if kind == "none":
-            return self.switch_chain(self.good_chain, drop=drop, name=name)
+            if name is not None:
+                self.chains.forget(name)
+                return 0
+            return self.switch_chain(*self._shown, drop=drop)
         host = name or self.hub.hosts[0]
         leaf = badchains.make(kind, self.good_chain.issuer, host)
         self.chains.set(leaf, name=name)
@@ -480,6 +489,15 @@ class Emulator:
             "devices": [found.summary() for found in self.hub.registry.all()],
             "faults": [fault.as_dict() for fault in self.faults.waiting],
         }
+
+
+def check_chain(chain: Certificate) -> None:
+    """Refuse a chain that no handshake could use; a wrong one may well be on purpose."""
+    try:
+        bare_context(chain)
+    except (ssl.SSLError, ValueError) as error:
+        text = getattr(error, "reason", None) or error
+        raise UsageFailed(f"chain and key do not work together: {text}") from None
 
 
 def _read(path: str) -> str:
