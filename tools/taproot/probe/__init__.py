@@ -1,0 +1,1 @@
+"""`taproot probe`: what a device needs to know of a TLS server before it meets it."""
