@@ -104,7 +104,7 @@ def test_the_readme_example_runs(emulator, sdk_python, tmp_path):
 
 
 def test_the_commands_of_the_table_run(emulator, tmp_path):
-    process, control, _ = emulator
+    _, control, _ = emulator
     commands = re.findall(r"^\| `taproot emulator (.*?)` \|", README.read_text(), re.MULTILINE)
     assert len(commands) >= 9
     said = {}

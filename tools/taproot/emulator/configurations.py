@@ -15,7 +15,7 @@ from typing import Any
 from taproot.emulator import query
 from taproot.emulator.query import QueryError
 from taproot.emulator.registry import new_etag
-from taproot.emulator.rest import Problem
+from taproot.emulator.rest import Problem, integer_of, object_of, string_of
 from taproot.emulator.twin import stamp
 
 _ID = re.compile(r"[a-z0-9\-:+%_#*?!(),=@;']{1,128}")
@@ -43,7 +43,7 @@ class Configuration:
     def patch(self) -> dict[str, Any]:
         """Return the desired properties that the content sets, as a merge patch."""
         result: dict[str, Any] = {}
-        for path, value in (self.content.get("deviceContent") or {}).items():
+        for path, value in object_of(self.content, "deviceContent").items():
             if path == _DESIRED:
                 result.update(value if isinstance(value, dict) else {})
                 continue
@@ -81,21 +81,21 @@ class Configurations:
         known = self.all.get(name)
         if known is None and len(self.all) >= MAX_CONFIGURATIONS:
             raise Problem(403, f"At most {MAX_CONFIGURATIONS} configurations")
-        content = body.get("content") or {}
+        content = object_of(body, "content")
         if known is not None and content and content != known.content:
             raise Problem(400, "The content of a configuration cannot be changed")
-        target = str(body.get("targetCondition") or "")
-        metrics = (body.get("metrics") or {}).get("queries") or {}
+        target = string_of(body, "targetCondition") or ""
+        metrics = object_of(object_of(body, "metrics"), "queries")
         self.check(target, metrics)
         now = self._now()
         made = Configuration(
             name,
             target=target,
-            priority=int(body.get("priority") or 0),
+            priority=integer_of(body, "priority", 0),
             content=content or (known.content if known else {}),
-            labels=body.get("labels") or {},
+            labels=object_of(body, "labels"),
             metrics=metrics,
-            schema_version=str(body.get("schemaVersion") or "1.0"),
+            schema_version=string_of(body, "schemaVersion") or "1.0",
             created=known.created if known else now,
             updated=now,
         )

@@ -72,6 +72,39 @@ class Response:
         return json.dumps(self.body, separators=(",", ":"), default=str).encode()
 
 
+def object_of(body: Any, name: str) -> dict[str, Any]:
+    """Return an object that is a member of an object; absent and null are empty."""
+    value = body.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise Problem(400, f"{name} is not an object")
+    return value
+
+
+def string_of(body: Any, name: str) -> str | None:
+    """Return a string that is a member of an object; absent, null and empty are None."""
+    value = body.get(name)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise Problem(400, f"{name} is not a string")
+    return value
+
+
+def integer_of(body: Any, name: str, default: int) -> int:
+    """Return a whole number, also one written as text (headers, queries)."""
+    value = body.get(name)
+    if value is None or value == "":
+        return default
+    if isinstance(value, (int, str)) and not isinstance(value, bool):
+        try:
+            return int(value)
+        except ValueError:
+            pass
+    raise Problem(400, f"{name} is not a whole number")
+
+
 class Problem(Exception):
     """A request that is refused."""
 

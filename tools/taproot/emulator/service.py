@@ -34,7 +34,7 @@ from taproot.emulator.registry import (
     check_key,
     new_etag,
 )
-from taproot.emulator.rest import Problem, Request, Response
+from taproot.emulator.rest import Problem, Request, Response, integer_of, object_of, string_of
 from taproot.emulator.twin import TwinError, stamp
 
 _VERSION = re.compile(r"20\d\d-\d\d-\d\d(-preview)?")
@@ -166,7 +166,7 @@ class ServiceAPI:
         return found
 
     def _list_devices(self, request: Request, fields: dict[str, str]) -> Response:
-        top = _number(request.query.get("top"), MAX_PAGE)
+        top = integer_of(request.query, "top", MAX_PAGE)
         top = top if 1 <= top <= MAX_PAGE else MAX_PAGE
         found = list(self.hub.registry.devices.values())[:top]
         return Response(200, [self.view(one) for one in found])
@@ -208,11 +208,13 @@ class ServiceAPI:
 
     def _settings(self, body: dict[str, Any], known: Identity | None) -> dict[str, Any]:
         """Turn the REST body of an identity into what the registry takes."""
-        given = body.get("authentication") or {}
-        keys = given.get("symmetricKey") or {}
-        prints = given.get("x509Thumbprint") or {}
-        thumbprints = [prints.get("primaryThumbprint"), prints.get("secondaryThumbprint")]
-        kind = given.get("type")
+        given = object_of(body, "authentication")
+        keys, prints = object_of(given, "symmetricKey"), object_of(given, "x509Thumbprint")
+        thumbprints = [
+            string_of(prints, "primaryThumbprint"),
+            string_of(prints, "secondaryThumbprint"),
+        ]
+        kind = string_of(given, "type")
         names = {text: name for name, text in _KINDS.items()}
         if kind is None:
             auth = known.auth if known and not given else THUMBPRINT if any(thumbprints) else SAS
@@ -224,13 +226,13 @@ class ServiceAPI:
             raise Problem(400, "status is enabled or disabled")
         settings: dict[str, Any] = {
             "auth": auth,
-            "primary_key": keys.get("primaryKey") or None,
-            "secondary_key": keys.get("secondaryKey") or None,
+            "primary_key": string_of(keys, "primaryKey"),
+            "secondary_key": string_of(keys, "secondaryKey"),
             "thumbprints": [text for text in thumbprints if text],
             "enabled": body.get("status", "enabled") != "disabled",
-            "status_reason": body.get("statusReason"),
-            "managed_by": body.get("managedBy"),
-            "edge": bool((body.get("capabilities") or {}).get("iotEdge")),
+            "status_reason": string_of(body, "statusReason"),
+            "managed_by": string_of(body, "managedBy"),
+            "edge": bool(object_of(body, "capabilities").get("iotEdge")),
         }
         if settings["primary_key"] and settings["primary_key"] == settings["secondary_key"]:
             raise Problem(400, "primary and secondary key must differ")
@@ -305,7 +307,7 @@ class ServiceAPI:
             found = self.hub.registry.add(name, **self._settings(entry, None))
         elif not mode.startswith("updateTwin"):
             self._update(found, entry)
-        desired = (entry.get("properties") or {}).get("desired")
+        desired = object_of(entry, "properties").get("desired")
         if entry.get("tags") is not None:
             found.twin.patch_tags(entry["tags"])
         if desired is not None:
@@ -382,10 +384,7 @@ class ServiceAPI:
         if condition is not None:
             _check_match(condition, found.twin.etag)
         body = request.object()
-        properties = body.get("properties") or {}
-        if not isinstance(properties, dict):
-            raise Problem(400, "properties is not an object")
-        return found, body.get("tags"), properties.get("desired")
+        return found, body.get("tags"), object_of(body, "properties").get("desired")
 
     def _patch_twin(self, request: Request, fields: dict[str, str]) -> Response:
         found, tags, desired = self._change_twin(request, fields)
@@ -400,8 +399,8 @@ class ServiceAPI:
     def _replace_twin(self, request: Request, fields: dict[str, str]) -> Response:
         found, tags, desired = self._change_twin(request, fields)
         found.twin.tags_limit = self.hub.limits.tags_bytes
-        found.twin.replace_tags(tags or {})
-        self.hub.replace_desired(found.id, desired or {})
+        found.twin.replace_tags({} if tags is None else tags)
+        self.hub.replace_desired(found.id, {} if desired is None else desired)
         self.configurations.apply()
         return self._get_twin(request, fields)
 
@@ -414,8 +413,8 @@ class ServiceAPI:
         name = body.get("methodName")
         if not isinstance(name, str) or not name or "/" in name:
             raise Problem(400, "methodName is missing or malformed")
-        response_timeout = _number(body.get("responseTimeoutInSeconds"), 30)
-        connect_timeout = _number(body.get("connectTimeoutInSeconds"), 0)
+        response_timeout = integer_of(body, "responseTimeoutInSeconds", 30)
+        connect_timeout = integer_of(body, "connectTimeoutInSeconds", 0)
         if not methods.MIN_TIMEOUT <= response_timeout <= methods.MAX_TIMEOUT:
             raise Problem(400, "responseTimeoutInSeconds is 5 to 300")
         if not 0 <= connect_timeout <= methods.MAX_TIMEOUT:
@@ -443,12 +442,12 @@ class ServiceAPI:
 
     def _query(self, request: Request, fields: dict[str, str]) -> Response:
         body = request.object()
-        text = body.get("query")
-        parsed = queries.parse(text)
-        size = _number(request.headers.get("x-ms-max-item-count"), PAGE)
+        query = body.get("query")
+        parsed = queries.parse(query)
+        size = integer_of(request.headers, "x-ms-max-item-count", PAGE)
         if not 1 <= size <= MAX_PAGE:
             raise Problem(400, f"x-ms-max-item-count is 1 to {MAX_PAGE}")
-        digest = hashlib.sha256(str(text).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(str(query).encode()).hexdigest()[:16]
         after, taken = _read_token(request.headers.get("x-ms-continuation"), digest)
         headers = {"x-ms-item-type": parsed.kind}
         if parsed.group or any(column.aggregate for column in parsed.columns):
@@ -477,7 +476,7 @@ class ServiceAPI:
     # -- configurations ---------------------------------------------------------------------
 
     def _list_configurations(self, request: Request, fields: dict[str, str]) -> Response:
-        top = _number(request.query.get("top"), 100)
+        top = integer_of(request.query, "top", 100)
         found = list(self.configurations.all.values())[: max(top, 1)]
         return Response(200, [self.configurations.view(one) for one in found])
 
@@ -504,7 +503,7 @@ class ServiceAPI:
     def _test_queries(self, request: Request, fields: dict[str, str]) -> Response:
         body = request.object()
         target_error, errors = test(
-            str(body.get("targetCondition") or ""), body.get("customMetricQueries") or {}
+            string_of(body, "targetCondition") or "", object_of(body, "customMetricQueries")
         )
         return Response(
             200, {"targetConditionError": target_error, "customMetricQueryErrors": errors}
@@ -513,14 +512,14 @@ class ServiceAPI:
     def _apply_content(self, request: Request, fields: dict[str, str]) -> Response:
         """Set module twins of an Edge device, as a manifest does."""
         found = self._identity(fields)
-        content = request.object().get("modulesContent") or {}
+        content = object_of(request.object(), "modulesContent")
         if not found.edge:
             raise Problem(400, "The device is not an IoT Edge device")
-        for name, sections in content.items():
+        for name in content:
             module = f"{found.id}/{name}"
             if self.hub.registry.find(module) is None:
                 self.hub.registry.add(module, managed_by="iotEdge")
-            desired = (sections or {}).get("properties.desired")
+            desired = object_of(content, name).get("properties.desired")
             if desired is not None:
                 self.hub.replace_desired(module, desired)
         return Response(204)
@@ -594,15 +593,6 @@ def _order(found: Identity) -> str:
 
 def _key(document: dict[str, Any]) -> str:
     return f"{document['deviceId']}/{document.get('moduleId', '')}"
-
-
-def _number(value: Any, default: int) -> int:
-    if value is None or value == "":
-        return default
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise Problem(400, f"{str(value)[:40]!r} is not a number") from None
 
 
 def _check_match(condition: str, etag: str) -> None:
