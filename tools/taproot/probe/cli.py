@@ -170,7 +170,8 @@ def _print_rest(say: Any, answers: dict[str, Any]) -> None:
                 f"  by {way:<8}" + ("resumes" if told["resumed"] else "does not resume") + lifetime
             )
     sni = answers["sni"]
-    say(f"  SNI        {'needed' if sni['needed'] else 'not needed'}; without: {sni['without']}; "
+    needed = {True: "needed", False: "not needed", None: "not known"}[sni["needed"]]
+    say(f"  SNI        {needed}; without: {sni['without']}; "
         f"unknown name: {sni['unknown_name']}")  # fmt: skip
     asks = "asked for" if answers["client_certificate_asked"] else "not asked for"
     say(f"  client certificate {asks}")

@@ -165,7 +165,7 @@ class Probe:
         with_name = self._ask([*RSA, *ECDSA])
         same = bool(without.chain) and without.chain[:1] == with_name.chain[:1]
         return {
-            "needed": not (without.accepted and same),
+            "needed": not (without.accepted and same) if with_name.accepted else None,
             "without": without.alert or without.note or ("same chain" if same else "other chain"),
             "unknown_name": wrong.alert or wrong.note or "served",
         }
@@ -217,7 +217,7 @@ class Probe:
             offered = session.has_ticket if tickets else bool(session.id)
             found[way] = {
                 "offered": bool(offered),
-                "resumed": again.resumed,
+                "resumed": bool(again.resumed and offered),
                 "lifetime_s": session.ticket_lifetime_hint if tickets else session.timeout,
                 "bytes_down": [full.bytes("<"), again.bytes("<")],
             }
