@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import urllib.error
+import urllib.request
 from email.utils import parsedate_to_datetime
 
 import pytest
+from taproot.emulator import EmulatorConfig, running
 from taproot.emulator.downloads import Download
 from taproot.emulator.recovery import RecoveryServer
 from taproot.pki import Authority
@@ -157,3 +160,23 @@ def test_https_beside_it_with_an_untrusted_chain_sees_no_request(tmp_path):
         assert not server.requests
 
     run(case, context=context)
+
+
+def test_the_emulator_serves_packages_and_an_untrusted_https_twin_beside_them():
+    with running(EmulatorConfig()) as emu:
+        url = emu.publish_file("trust.bundle", BODY)
+        assert url.startswith("http://127.0.0.1:")
+        with urllib.request.urlopen(url, timeout=5) as response:
+            assert response.read() == BODY
+        [request] = emu.emulator.recovery.requests
+        assert request.path == "/trust.bundle" and not request.only_host  # urllib says more
+        stranger = Authority.root("stranger", "p256").leaf("x", "p256", ips=["127.0.0.1"])
+        twin = emu.recovery_over_tls(stranger)
+        twin.serve("/trust.bundle", BODY)
+        trusting = ssl.create_default_context(cadata=emu.root_pem)
+        with pytest.raises(urllib.error.URLError, match="CERTIFICATE_VERIFY_FAILED"):
+            urllib.request.urlopen(twin.url("/trust.bundle"), context=trusting, timeout=5)
+        assert not twin.requests
+        sound = emu.publish_file("trust.bundle", BODY, https=True)
+        with urllib.request.urlopen(sound, context=trusting, timeout=5) as response:
+            assert response.read() == BODY

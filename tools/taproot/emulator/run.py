@@ -14,6 +14,7 @@ from typing import Any
 
 from taproot.emulator.config import EmulatorConfig
 from taproot.emulator.methods import MethodResult
+from taproot.emulator.recovery import RecoveryServer
 from taproot.emulator.registry import Identity
 from taproot.emulator.server import Emulator
 from taproot.emulator.telemetry import Message
@@ -146,6 +147,10 @@ class Running:
     def publish_file(self, name: str, data: bytes, **how: Any) -> str:
         """Serve a file; return its URL."""
         return self.call(self.emulator.publish_file, name, data, **how)
+
+    def recovery_over_tls(self, chain: Certificate) -> RecoveryServer:
+        """Start an https server beside the recovery listener; see `RecoveryServer`."""
+        return self.call(self.emulator.recovery_over_tls, chain)
 
     def status(self) -> dict[str, Any]:
         """Return what `taproot emulator status` shows."""

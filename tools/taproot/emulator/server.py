@@ -38,7 +38,7 @@ from taproot.emulator.registry import Identity
 from taproot.emulator.renewal import Renewal
 from taproot.emulator.state import State
 from taproot.emulator.templates import TLSPolicy
-from taproot.emulator.tls import Certificate, Chains, Listener, PemChain, bare_context
+from taproot.emulator.tls import PROFILES, Certificate, Chains, Listener, PemChain, bare_context
 from taproot.emulator.twin import stamp
 from taproot.pki import Authority, Leaf
 
@@ -85,7 +85,7 @@ class Emulator:
         self.policy: TLSPolicy | None = None
         self.state: State | None = None
         self.listeners: list[Listener] = []
-        self.recovery = RecoveryServer()
+        self.recovery = RecoveryServer(now=self.clock.now)
         self.control_token = self.config.control_token or secrets.token_urlsafe(24)
         self.front = HTTPSFront(self.engine, self.hub)
         self.https_port: int | None = None
@@ -454,6 +454,14 @@ class Emulator:
             connection.watch_expiry()
         for found in self.hub.registry.all():
             found.queue.expire()
+
+    async def recovery_over_tls(self, chain: Certificate) -> RecoveryServer:
+        """Start an https server beside the recovery listener: the one that must not be used."""
+        context = bare_context(chain, PROFILES["classic"])
+        server = RecoveryServer(now=self.clock.now, context=context)
+        await server.start()
+        self._stopping.append(server.stop)
+        return server
 
     async def publish_file(
         self, name: str, data: bytes, *, https: bool = False, **how: Any
