@@ -111,6 +111,18 @@ def test_enrolling_by_the_control_api(emu):
         assert code == 400 and said in text
 
 
+def test_registering_again_with_a_rolled_key_tells_the_hub(emu):
+    rolled = base64.b64encode(b"r" * 32).decode()
+    for key in (KEY, rolled):
+        emu.enroll("rolling", primary_key=key, initial_twin={"tags": {"line": 4}})
+        assert register(emu, "rolling", key)[0] == "202"
+        with wire.Wire.plain(emu.plain_port) as link:
+            link.send(wire.connect("rolling", **wire.credentials("localhost", "rolling", key)))
+            assert link.expect(wire.CONNACK)[1][1] == 0
+    assert emu.twin("rolling")["tags"] == {"line": 4}
+    assert register(emu, "rolling", KEY)[0] == "401"
+
+
 def test_errors_on_demand_by_the_control_api(emu):
     emu.enroll("f1", primary_key=KEY)
     control(emu, "dps_fail", status=429, retry_after=9, identity="f1")

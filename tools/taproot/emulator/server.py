@@ -38,7 +38,7 @@ from taproot.emulator.registry import Identity
 from taproot.emulator.renewal import Renewal
 from taproot.emulator.state import State
 from taproot.emulator.templates import TLSPolicy
-from taproot.emulator.tls import PROFILES, Certificate, Chains, Listener, PemChain, bare_context
+from taproot.emulator.tls import PROFILES, Certificate, Chains, Listener, PemChain, TLSOptions, bare_context
 from taproot.emulator.twin import stamp
 from taproot.pki import Authority, Leaf
 
@@ -266,6 +266,10 @@ class Emulator:
                 device, auth=how["auth"], primary_key=keys[0], secondary_key=keys[1],
                 thumbprints=how.get("thumbprints", ()),
             )  # fmt: skip
+        else:  # a rolled key or certificate: registering again tells the hub
+            found.auth = how["auth"]
+            found.primary_key, found.secondary_key = keys[0] or "", keys[1] or ""
+            found.thumbprints = tuple(how.get("thumbprints", ()))
         twin = enrollment.initial_twin or {}
         if twin and not found.ever_connected:
             found.twin.patch_tags(twin.get("tags", {}))
@@ -355,6 +359,32 @@ class Emulator:
         self.chains.set(leaf, name=name)
         self.recorder.emit("switch_chain", name=name, kind=kind, drop=drop)
         return self.hub.drop(reason="the chain was switched", reset=False) if drop else 0
+
+    async def add_listener(
+        self, *chains: Certificate, port: int = 0, profile: str | None = None
+    ) -> int:
+        """Open another MQTT port with chains of its own in front of the same hub; return it.
+
+        For probes of a root not yet in use, and for an attacker who holds an old root's key.
+        """
+        options = self.config.tls if profile is None else TLSOptions(profile)
+        own = Chains()
+        for chain in chains:
+            check_chain(chain)
+        own.set(*chains)
+        listener = Listener(
+            f"mqtt-{len(self.listeners)}", lambda: MqttProtocol(self.engine), own, options,
+            self.recorder, self.faults, self.policy,
+        )  # fmt: skip
+        await self._open("MQTT", listener.start(self.config.bind, port))
+        self.listeners.append(listener)
+        return listener.port
+
+    async def remove_listener(self, port: int) -> None:
+        """Close a port opened by `add_listener`, and its connections."""
+        for listener in [one for one in self.listeners if one.port == port]:
+            await listener.stop()
+            self.listeners.remove(listener)
 
     def drop(self, identity: str | None = None, reset: bool = True) -> int:
         """Drop a device's connection, or all."""
