@@ -181,8 +181,14 @@ class HubConnection:
         await self.start()
         await self._mqtt.connected_once(timeout_s)
 
-    async def disconnect(self) -> None:
-        """Send DISCONNECT (so that no will is published), close, and stop every task."""
+    async def disconnect(self, flush_ms: int = 5000) -> None:
+        """Send DISCONNECT (so that no will is published), close, and stop every task.
+
+        While connected, waits up to `flush_ms` for what was accepted to be acknowledged.
+        """
+        while flush_ms > 0 and self.connected.is_set() and self._mqtt.stats["pending"]:
+            await asyncio.sleep_ms(20)
+            flush_ms -= 20
         tasks = self._tasks
         self._tasks = []
         for task in tasks:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _PLAUSIBLE = const(1735689600)  # 2025-01-01: no build of this firmware is older
 _CLOCK_SLACK_MS = const(300000)
-_RECORD_OVERHEAD = const(1024)
+_RECORD_OVERHEAD = const(352)
 _LONGEST_NAP_MS = const(60000)  # a clock set anew is seen within a minute
 _TICKS_SERVE_MS = const(400000000)  # ticks wrap; longer lives are counted in Unix time
 _HOLD_MS = const(50)
@@ -143,8 +143,12 @@ class HubLink:
         """
         build = self.profile.build
         if self._reserve is None and build.module and hasattr(tlsopt, "mem"):
+            # Two pieces, no larger than the buffers that a connection just gave back.
             try:
-                self._reserve = bytearray(build.in_len + build.out_len + _RECORD_OVERHEAD)
+                self._reserve = (
+                    bytearray(build.in_len + _RECORD_OVERHEAD),
+                    bytearray(build.out_len + _RECORD_OVERHEAD),
+                )
             except MemoryError:
                 log.warning("no room to hold for the next connection")
 

@@ -47,7 +47,7 @@ class TimeKeeper:
         self._next = 0
         self._sync = sync
         self._trust = trust
-        self._port = port
+        self.port = port
 
     def due(self) -> bool:
         """Tell whether the time should be confirmed: once per boot, then daily."""
@@ -62,7 +62,7 @@ class TimeKeeper:
 
         self._next = self.clock.unix_time() + _HOUR
         fetcher = Fetcher(Deadlines(tcp_ms=8000))
-        url = "https://%s:%d/" % (host, self._port)
+        url = "https://%s:%d/" % (host, self.port)
         answer = await fetcher.request("HEAD", url, context=context)
         date = parse_date(answer.headers.get("date", ""))
         if date is not None:

@@ -1,0 +1,239 @@
+"""File upload and telemetry over HTTPS, beside the MQTT connection or without one.
+
+Responsible for: the three steps of an upload, its blocks (each tried again), telemetry by POST.
+Not for: HTTP (https.py), MQTT (client.py).
+Source: azure-docs "Upload files with IoT Hub", Azure Storage "Put Block", "Put Block List".
+
+    uploader = Uploader(client)
+    await uploader.upload("log.txt", source)     # bytes, or size and readinto(memoryview)
+    await uploader.send_message({"t": 21.5})     # one POST, for devices that sleep most of the time
+"""
+
+import asyncio
+import json
+
+from micropython import const
+
+from . import hub, log
+from .bag import quote
+from .errors import AzureIoTError, ConnectionFailedError, CredentialError, ServiceError
+from .https import BytesSink, Fetcher
+from .tls.context import TLSContext
+
+TYPE_CHECKING = const(False)
+if TYPE_CHECKING:
+    from .client import IoTHubDeviceClient
+    from .https import Answer
+
+_API = "api-version=2021-04-12"
+_BLOCK = const(4096)  # one block is one try: small enough to keep in memory and send again
+_TRIES = const(4)
+_PAUSE_MS = const(1000)
+_MAX_ANSWER = const(4096)
+_LIFE_S = const(3600)
+_HEADERS = (
+    ("message_id", "iothub-messageid"),
+    ("correlation_id", "iothub-correlationid"),
+    ("user_id", "iothub-userid"),
+    ("content_type", "iothub-contenttype"),
+    ("content_encoding", "iothub-contentencoding"),
+    ("expiry_time_utc", "iothub-expiry"),
+)
+
+
+class Uploader:
+    """Requests in the name of one client; `block` is the size of a block in bytes."""
+
+    def __init__(self, client: "IoTHubDeviceClient", *, block: int = _BLOCK) -> None:
+        self._client = client
+        self._link = client._link
+        self._fetcher = Fetcher(self._link.deadlines)
+        self._port = client.keeper.port
+        self._block = block
+        self.retries = 0
+
+    async def upload(self, blob_name: str, source: object) -> str:
+        """Upload a file; return the blob's name in the container (`{device}/{blob_name}`).
+
+        Raises ServiceError (status of the step that was refused) and the connection's errors;
+        the hub is told about a failure too.
+        """
+        if isinstance(source, (bytes, bytearray)):
+            source = _Bytes(source)
+        grant = await self._grant(blob_name)
+        error = None
+        try:
+            await self._put(grant, source)
+        except AzureIoTError as failure:
+            error = failure
+        await self._notify(grant, error)
+        if error is not None:
+            raise error
+        return grant["blobName"]
+
+    async def _grant(self, blob_name: str) -> dict:
+        sink = BytesSink()
+        body = json.dumps({"blobName": blob_name}).encode()
+        answer = await self._hub("POST", "files?" + _API, body, sink)
+        _require(answer, "the hub grants no upload")
+        try:
+            grant = json.loads(sink.data)
+            for name in ("correlationId", "hostName", "containerName", "blobName", "sasToken"):
+                if not isinstance(grant[name], str):
+                    raise KeyError(name)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ServiceError("the hub's upload grant cannot be read", 502, None, error)
+        return grant
+
+    async def _put(self, grant: dict, source: object) -> None:
+        base = "https://%s/%s/%s%s" % (
+            grant["hostName"],
+            grant["containerName"],
+            "/".join([quote(part) for part in grant["blobName"].split("/")]),
+            grant["sasToken"],
+        )
+        ids = []
+        left = source.size
+        buffer = memoryview(bytearray(min(self._block, max(left, 1))))
+        while left:
+            view = buffer[: min(len(buffer), left)]
+            at = 0
+            while at < len(view):
+                n = source.readinto(view[at:])
+                if not n:
+                    raise ServiceError("the file ended %d bytes early" % left, 400)
+                at += n
+            # Equal length for all ids of a blob; the characters need no encoding.
+            ids.append("%08d" % len(ids))
+            await self._retry("%s&comp=block&blockid=%s" % (base, ids[-1]), view)
+            left -= len(view)
+        body = "<BlockList>%s</BlockList>" % "".join(["<Latest>%s</Latest>" % i for i in ids])
+        await self._retry(base + "&comp=blocklist", body.encode())
+
+    async def _retry(self, url: str, body: "bytes | memoryview") -> None:
+        """PUT one block; network failures, 429 and 5xx are tried again."""
+        for tries in range(_TRIES):
+            try:
+                answer = await self._blob(url, body)
+                _require(answer, "the storage account refused a block")
+                return
+            except AzureIoTError as error:
+                passing = not isinstance(error, ServiceError) or error.status in (429, 500, 503)
+                if tries == _TRIES - 1 or not passing or isinstance(error, CredentialError):
+                    raise
+                self.retries += 1
+                log.info("upload: again after %s", error)
+            await asyncio.sleep_ms(_PAUSE_MS << tries)
+
+    async def _blob(self, url: str, body: "bytes | memoryview") -> "Answer":
+        headers = [("x-ms-blob-type", "BlockBlob"), ("x-ms-version", "2020-10-02")]
+        link = self._link
+        roots = link.roots
+        if link.trust is not None:
+            # The storage account is another TLS name: a bundle says which roots serve `https`.
+            roots = link.trust.attempt("https").roots
+        return await self._request("PUT", url, headers, body, None, TLSContext(roots))
+
+    async def _notify(self, grant: dict, error: "Exception | None") -> None:
+        body = {
+            "correlationId": grant["correlationId"],
+            "isSuccess": error is None,
+            "statusCode": 200 if error is None else getattr(error, "status", None) or 500,
+            "statusDescription": "" if error is None else str(error)[:128],
+        }
+        try:
+            answer = await self._hub(
+                "POST", "files/notifications?" + _API, json.dumps(body).encode(), None
+            )
+            _require(answer, "the hub took no upload notification")
+        except AzureIoTError:
+            if error is None:
+                raise
+            # The upload's own failure is what the caller must hear of.
+            log.warning("upload: the hub could not be told of the failure")
+
+    async def send_message(
+        self, message: "hub.Message | bytes | str | dict | list", properties: "dict | None" = None
+    ) -> None:
+        """Send one message by POST: no session, no queue; it is delivered when this returns."""
+        from .client import to_message
+
+        message = to_message(message, properties)
+        headers = []
+        for name, header in _HEADERS:
+            value = getattr(message, name)
+            if value is not None:
+                headers.append((header, str(value)))
+        for name, value in message.properties.items():
+            headers.append(("iothub-app-" + name, str(value)))
+        answer = await self._hub("POST", "messages/events?" + _API, message.data, None, headers)
+        _require(answer, "the hub took no message")
+
+    async def _hub(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        sink: "BytesSink | None",
+        headers: "list | tuple" = (),
+    ) -> "Answer":
+        link = self._link
+        identity = link.identity
+        all_headers = [("Content-Type", "application/json")]
+        all_headers.extend(headers)
+        if link.uses_token:
+            expiry = link.clock.unix_time() + _LIFE_S
+            token = await link.credential.token(identity.resource, expiry)
+            all_headers.append(("Authorization", token))
+        base = hub.base_topic(quote(identity.device_id), identity.module_id)
+        url = "https://%s:%d/%s%s" % (identity.gateway, self._port, base, path)
+        if link.attempt is None and link.trust is not None:
+            link.attempt = link.trust.attempt("hub", identity.gateway)
+        context = link.context(login=True)
+        return await self._request(method, url, all_headers, body, sink, context)
+
+    async def _request(
+        self,
+        method: str,
+        url: str,
+        headers: list,
+        body: "bytes | memoryview",
+        sink: "BytesSink | None",
+        context: TLSContext,
+    ) -> "Answer":
+        async def once() -> "Answer":
+            return await self._fetcher.request(
+                method, url, sink, _MAX_ANSWER, headers=headers, body=body, context=context
+            )
+
+        try:
+            return await once()
+        except ConnectionFailedError as error:
+            if error.reason != "memory" or not self._client.connected.is_set():
+                raise
+        async with self._client.quiet():
+            return await once()
+
+
+class _Bytes:
+    def __init__(self, data: bytes) -> None:
+        self._data = memoryview(data)
+        self.size = len(data)
+        self._at = 0
+
+    def readinto(self, view: memoryview) -> int:
+        n = min(len(view), self.size - self._at)
+        view[:n] = self._data[self._at : self._at + n]
+        self._at += n
+        return n
+
+
+def _require(answer: "Answer", what: str) -> None:
+    if 200 <= answer.status < 300:
+        return
+    if answer.status in (401, 403):
+        raise CredentialError("%s: %d" % (what, answer.status))
+    after = answer.headers.get("retry-after", "")
+    raise ServiceError(
+        "%s: %d" % (what, answer.status), answer.status, int(after) if after.isdigit() else None
+    )
