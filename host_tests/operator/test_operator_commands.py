@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric import rsa
 from taproot import interpreters
 from taproot.cli import command as program
+from taproot.pki import Authority
 from taproot.trust import Fleet, cloud_roots, keys, signing
+from taproot.trust.builder import KeySet, Role
 
 ISSUED = 1_790_000_000
 PSS = "-pkeyopt digest:sha256 -pkeyopt rsa_padding_mode:pss -pkeyopt rsa_pss_saltlen:digest"
@@ -378,3 +381,40 @@ def test_parts_become_the_package_again_on_a_device(managed) -> None:
     assert "is not empty" in managed.fails("parts --out parts", 2)
     whole = managed.ok("parts --out whole --whole")["messages"]
     assert whole == [{"file": "package.json", "properties": {"trust": "package"}}]
+
+
+def test_bundle_too_large_for_a_device_is_not_built(managed) -> None:
+    """Eight RSA-4096 roots: each within its limit, together beyond the envelope's."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=4096)
+    for i in range(4):
+        ca = Authority.root(f"Large {i} " + "x" * 40, key)
+        (managed.folder / f"{i}.pem").write_text(ca.pem)
+        managed.ok(f"add-root {i}.pem")
+    managed.ok("remove-root digicert-global-root-g3")
+    managed.ok("remove-root microsoft-ecc-root-2017")
+    managed.ok("add-root --catalogue digicert-tls-rsa4096-root-g5")
+    managed.ok("add-root --catalogue digicert-global-root-ca")
+    said = managed.fails("build --version 2", 2)
+    assert "a device reads at most 16384" in said
+
+
+def test_signature_that_makes_a_key_set_too_large_is_not_added(managed, monkeypatch) -> None:
+    """With 3,072-bit keys the fifth signature is too many; short keys meet a lower limit here."""
+    monkeypatch.setattr(signing, "MAX_KEYSET", 5400)
+    managed.ok("keygen r4 --unencrypted --bits 2048")
+    managed.ok("keygen r5 --unencrypted --bits 2048")
+    managed.ok("rotate-keys --role root --remove root-1 --remove root-2 --add r4.jwk --add r5.jwk")
+    for name in ("keys/root-1.pem", "keys/root-2.pem", "keys/root-3.pem", "r4.pem"):
+        managed.ok(f"sign keysets/2.jws --key {name}")
+    before = (managed.home / "keysets/2.jws").read_bytes()
+    assert "a device reads at most 5400" in managed.fails("sign keysets/2.jws --key r5.pem", 2)
+    assert (managed.home / "keysets/2.jws").read_bytes() == before
+
+
+def test_four_signatures_by_3072_bit_keys_fit_a_key_set_and_five_do_not() -> None:
+    """Old and new threshold of a fleet that changes all its root keys at once."""
+    many = [keys.PublicKey((1 << 3071) + 2 * i + 1) for i in range(8)]
+    keyset = KeySet("x" * 63, 9, ISSUED, Role(2, tuple(many[:3])), Role(2, tuple(many[3:6])))
+    envelope = signing.Envelope(keyset.payload())
+    assert envelope.problems(signing.KEYS, many[:4]) == []
+    assert "5 signatures" in envelope.problems(signing.KEYS, many[:5])[0]

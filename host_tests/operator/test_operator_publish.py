@@ -17,7 +17,7 @@ from typing import Any
 import jsonschema
 import pytest
 from support import wire
-from taproot.console import UsageFailed
+from taproot.console import PeerFailed, UsageFailed
 from taproot.emulator import EmulatorConfig, Running, running
 from taproot.pki import Authority
 from taproot.trust import rollout, roots
@@ -262,6 +262,9 @@ def test_method_channel_hands_over_the_whole_package(managed, empty, fleet_of) -
             trust = {"version": 2 if self.good else 1, "key_version": 1, "state": "good"}
             return {"connectionState": "Connected", "properties": {"reported": {"trust": trust}}}
 
+        def twins(self, devices: Any) -> dict[str, dict[str, Any]]:
+            return {device: self.twin(device) for device in devices}
+
         def patch_desired(self, device: str, desired: dict[str, Any]) -> dict[str, Any]:
             raise AssertionError("the method channel leaves desired properties alone")
 
@@ -370,3 +373,34 @@ def test_error_of_an_earlier_attempt_does_not_fail_this_one() -> None:
 
     early, late = "2026-11-23T10:00:00Z", "2026-11-23T11:00:00Z"
     assert run._stale(twin(early, late)) and not run._stale(twin(late, early))
+
+
+def test_many_twins_are_read_by_query_and_few_one_by_one(managed, empty, fleet_of) -> None:
+    names = [f"m{i:03}" for i in range(230)]
+    for name in names:
+        empty.add_device(name)
+    with administration(empty) as service:
+        mark = empty.emulator.recorder.seq
+        assert sorted(service.twins(names)) == names
+        many = [e["path"] for e in empty.events(mark) if e["type"] == "service"]
+        mark = empty.emulator.recorder.seq
+        assert sorted(service.twins(names[:20])) == names[:20]
+        few = [e["path"] for e in empty.events(mark) if e["type"] == "service"]
+    assert many == ["/devices/query"] * 3 and len(few) == 20
+
+
+def test_rollout_that_breaks_off_is_in_the_ledger(managed, empty, fleet_of, monkeypatch) -> None:
+    fleet_of(3)
+    calls: list[str] = []
+    original = Service.patch_desired
+
+    def fails_later(self: Service, device: str, desired: dict[str, Any]) -> dict[str, Any]:
+        calls.append(device)
+        if len(calls) == 2:
+            raise PeerFailed("the hub is gone")
+        return original(self, device, desired)
+
+    monkeypatch.setattr(Service, "patch_desired", fails_later)
+    assert "the hub is gone" in managed.fails(publish(empty, "--stages 34,100"), 3)
+    last = json.loads((managed.home / "ledger.jsonl").read_text().splitlines()[-1])
+    assert last["command"] == "publish" and len(last["facts"]["stages"]) >= 1

@@ -227,11 +227,13 @@ def build(
         recovery=tuple(space.settings.recovery),
     )
     builder.require("bundle", bundle.problems())
+    envelope = signing.Envelope(bundle.payload())
+    signers = keyset.bundle.keys[: keyset.bundle.threshold]
+    builder.require("bundle", envelope.problems(signing.BUNDLE, signers))
     payload = json.loads(bundle.payload())
     findings = guards.examine(payload, situation(space, version, keyset.version))
     overridden = guards.enforce(findings, space.settings.fleet, despite, confirm_fleet)
     tell(report, findings, overridden)
-    envelope = signing.Envelope(bundle.payload())
     write_whole(path, envelope.to_bytes())
     facts = {
         "version": version,

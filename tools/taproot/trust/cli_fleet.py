@@ -135,31 +135,30 @@ def publish(
         run = rollout.Rollout(
             hub, offer, stage_timeout, poll, max_failures, offline_grace, report.say
         )
-        done = run.run(plan)
-        for stage in done:
+        try:
+            run.run(plan)
+        finally:  # what was offered is recorded however this ends
+            facts = {
+                "version": offer.version,
+                "sha256": packages.sha256(offer.package),
+                "channel": channel,
+                "where": where,
+                "configuration": configuration,
+                "overridden": sorted({f.code for f in overridden}),
+                "stages": [_stage_facts(s) for s in run.done],
+            }
+            space.record("publish", facts)
+        for stage in run.done:
             _show_stage(report, stage, max_failures)
+        report.facts.update({"version": offer.version, "stages": [s.to_json() for s in run.done]})
         if configuration is not None and report.ok:
             _configure(report, hub, configuration, offer, where)
-    facts = {
-        "version": offer.version,
-        "sha256": packages.sha256(offer.package),
-        "channel": channel,
-        "where": where,
-        "configuration": configuration,
-        "overridden": sorted({f.code for f in overridden}),
-        "stages": [
-            {
-                "name": s.name,
-                "good": len(s.good),
-                "failed": s.failed,
-                "offline": s.offline,
-                "withdrawn": s.withdrawn,
-            }
-            for s in done
-        ],
-    }
-    space.record("publish", facts)
-    report.facts.update({"version": offer.version, "stages": [s.to_json() for s in done]})
+
+
+def _stage_facts(stage: rollout.Stage) -> dict[str, Any]:
+    facts = stage.to_json()
+    del facts["devices"]
+    return {**facts, "good": len(stage.good)}
 
 
 def _offer(space: Workspace, version: int | None, channel: str, url: str | None) -> rollout.Offer:

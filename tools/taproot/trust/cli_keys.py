@@ -78,16 +78,15 @@ def init(
                 "fleet trusts. Use 2-of-3, or say --single-signer if that is what you want"
             )
     chosen = roots.cloud_roots(cloud)
-    public, private = _founding_keys(
-        home, thresholds, {"root": root_key, "bundle": bundle_key}, bits
-    )
-    if private and not unencrypted and passphrase_file is None:
+    issued_at = when(issued)
+    _not_ahead(issued_at)
+    if not (root_key and bundle_key) and not unencrypted and passphrase_file is None:
         raise UsageFailed("keys are made here: give --passphrase-file FILE to encrypt them")
+    passphrase = keys.read_passphrase(passphrase_file)
+    public, private = _founding_keys(thresholds, {"root": root_key, "bundle": bundle_key}, bits)
     shared = {k.kid for k in public["root"]} & {k.kid for k in public["bundle"]}
     if shared:
         raise UsageFailed("a key serves both roles; bundle keys must be others than root keys")
-    issued_at = when(issued)
-    _not_ahead(issued_at)
     keyset = KeySet(
         fleet,
         1,
@@ -97,7 +96,7 @@ def init(
     )
     builder.require("key-set", keyset.problems())
     settings = Settings(fleet, cloud, True, 730, 180, 1, [])
-    files = _write_fleet(home, settings, public, private, keys.read_passphrase(passphrase_file))
+    files = _write_fleet(home, settings, public, private, passphrase)
     space = Workspace(home)
     files += _write_cloud_roots(space, chosen)
     envelope = signing.Envelope(keyset.payload())
@@ -124,7 +123,6 @@ def _findings(keyset: KeySet) -> list[str]:
 
 
 def _founding_keys(
-    home: Path,
     thresholds: dict[str, tuple[int, int]],
     given: dict[str, tuple[Path, ...]],
     bits: int,
@@ -305,7 +303,15 @@ def rotate_keys(
             keys.write_public(target, replace(key, label=label))
         files.append(target)
     path = space.keyset_path(following.version)
-    write_whole(path, signing.Envelope(following.payload()).to_bytes(), replace=False)
+    envelope = signing.Envelope(following.payload())
+    needed = dict.fromkeys(
+        (
+            *current.root.keys[: current.root.threshold],
+            *following.root.keys[: following.root.threshold],
+        )
+    )
+    builder.require("key-set", envelope.problems(signing.KEYS, list(needed)))
+    write_whole(path, envelope.to_bytes(), replace=False)
     facts = {
         "version": following.version,
         "role": role,
@@ -382,6 +388,7 @@ def sign(
         envelope.add(external, typ, _signature_bytes(attach, external))
     elif merge is not None:
         _merge(space, envelope, typ, merge)
+    builder.require("document", envelope.problems(typ))
     write_whole(path, envelope.to_bytes([kid for role in order for kid in role.kids]))
     added = [kid for kid in envelope.kids() if kid not in before]
     mine = within(path, home)

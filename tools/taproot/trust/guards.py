@@ -148,9 +148,10 @@ def _removed(bundle: dict[str, Any], s: Situation) -> list[Finding]:
     if not gone:
         return []
     names = ", ".join(f"{r['note']} ({r['sha256'][:16]})" for r in gone)
+    names += " goes away" if len(gone) == 1 else " go away"
     if s.status is None or s.at - int(s.status.get("at", 0)) > PROBE_AGE:
         age = "there is no status" if s.status is None else "the last status is over 7 days old"
-        return [Finding("no-status", f'{names} goes away, and {age}: run "taproot trust status"')]
+        return [Finding("no-status", f'{names}, and {age}: run "taproot trust status"')]
     found = []
     for root in gone:
         users = users_of(root["sha256"], s.devices, s.at)
@@ -168,7 +169,7 @@ def _removed(bundle: dict[str, Any], s: Situation) -> list[Finding]:
         found.append(
             Finding(
                 "unproven",
-                f"{names} goes away, and {len(unproven)} of {len(s.devices)} devices have no "
+                f"{names}, and {len(unproven)} of {len(s.devices)} devices have no "
                 "connection or probe of the last 7 days with a root that stays",
                 tuple(unproven),
             )

@@ -31,6 +31,7 @@ class Hub(Protocol):
     """What a rollout needs of the service side."""
 
     def twin(self, device: str) -> dict[str, Any]: ...
+    def twins(self, devices: Sequence[str]) -> dict[str, dict[str, Any]]: ...
     def patch_desired(self, device: str, desired: dict[str, Any]) -> dict[str, Any]: ...
     def invoke(
         self, device: str, method: str, payload: Any, timeout: int = 60
@@ -143,22 +144,25 @@ class Rollout:
     say: Callable[[str], None] = lambda text: None
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
+    done: list[Stage] = field(default_factory=list)
 
     def run(self, plan: Sequence[tuple[str, list[str]]]) -> list[Stage]:
-        """Go through the stages; stop where more devices fail than may."""
-        done: list[Stage] = []
+        """Go through the stages; stop where more devices fail than may.
+
+        `done` holds what was reached, also when this ends by an exception.
+        """
         for name, devices in plan:
             stage = Stage(name, list(devices))
-            done.append(stage)
+            self.done.append(stage)
             self.say(f"{name}: {len(devices)} devices")
             self._offer(stage)
             self._wait(stage)
-            failures = sum(len(s.failed) for s in done)
+            failures = sum(len(s.failed) for s in self.done)
             if failures > self.max_failures:
                 self._withdraw(stage)
                 self.say(f"stopped: {failures} devices failed")
                 break
-        return done
+        return self.done
 
     def _offer(self, stage: Stage) -> None:
         for device in stage.devices:
@@ -190,10 +194,8 @@ class Rollout:
         while True:
             reasons: dict[str, str] = {}
             stage.offline = []
-            for device in stage.devices:
-                if device in stage.good or device in stage.failed:
-                    continue
-                twin = self.hub.twin(device)
+            open_ones = [d for d in stage.devices if d not in stage.good and d not in stage.failed]
+            for device, twin in self.hub.twins(open_ones).items():
                 result, reason = outcome(twin, self.offer)
                 if result == "good":
                     stage.good.append(device)

@@ -19,7 +19,7 @@ import http.client
 import json
 import ssl
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -30,6 +30,7 @@ from taproot.console import PeerFailed, UsageFailed
 API_VERSION = "2021-04-12"
 TOKEN_LIFE = 3600
 PAGE = 100
+FEW = 20  # up to here twins are read one by one
 TRIES = 4
 _MAX_BODY = 64 * 1024 * 1024
 
@@ -123,6 +124,20 @@ class Service:
         """Return a device's twin."""
         found, _ = self._call("GET", f"/twins/{quote(device, safe='')}")
         return _object(found)
+
+    def twins(self, devices: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return the twins of several devices: one by one, or by query where they are many.
+
+        A query may lag behind by minutes; who waits for a change sees it later, not wrongly.
+        """
+        if len(devices) <= FEW:
+            return {device: self.twin(device) for device in devices}
+        found: dict[str, dict[str, Any]] = {}
+        for i in range(0, len(devices), PAGE):
+            listed = ", ".join("'" + d.replace("'", "\\'") + "'" for d in devices[i : i + PAGE])
+            for twin in self.query(f"SELECT * FROM devices WHERE deviceId IN [{listed}]"):
+                found[str(twin["deviceId"])] = twin
+        return found
 
     def patch_desired(self, device: str, desired: dict[str, Any]) -> dict[str, Any]:
         """Merge desired properties; `None` deletes."""

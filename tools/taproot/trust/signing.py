@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, utils
 
 from taproot.console import UsageFailed
-from taproot.trust.builder import MAX_SIGNATURES
+from taproot.trust.builder import MAX_BUNDLE, MAX_KEYSET, MAX_SIGNATURES
 from taproot.trust.keys import PublicKey, SigningKey, b64u, b64u_decode
 
 KEYS = "trust-keys+jws"
@@ -100,6 +100,16 @@ class Envelope:
     def sign(self, key: SigningKey, typ: str) -> None:
         """Sign with a key of this machine."""
         self.add(key.public, typ, sign(key, typ, self.payload))
+
+    def problems(self, typ: str, signers: Sequence[PublicKey] = ()) -> list[str]:
+        """Say whether the envelope, once these have signed too, is larger than a device reads."""
+        limit, what = (MAX_KEYSET, "key-set") if typ == KEYS else (MAX_BUNDLE, "bundle")
+        coming = sum(len(protected(k, typ)) + -(-k.bits // 6) + 36 for k in signers)
+        size = len(self.to_bytes()) + coming
+        if size <= limit:
+            return []
+        return [f"{what} envelope of {size} B with {len(self.signatures) + len(signers)} "
+                f"signatures; a device reads at most {limit}"]  # fmt: skip
 
     def to_bytes(self, order: Sequence[str] = ()) -> bytes:
         """Return the envelope; signatures in the order of the key-set, then by kid."""
