@@ -92,10 +92,6 @@ class Receiver:
         at = data[at]
         if at & 0xF0 == 0x30:
             return self._publish(at, body, body + size)
-        if at == 0x40:
-            if size != 2:
-                raise ProtocolError("PUBACK of %d bytes" % size, _RULE)
-            return 0
         return self._control(at, body, body + size)
 
     def _length(self, at: int) -> int:
@@ -245,11 +241,11 @@ class Receiver:
         kind = head >> 4
         if not self.online and head != 0x20:
             raise ProtocolError("packet 0x%02x before CONNACK" % head, "MQTT-3.2.0-1")
-        if kind not in (2, 9, 11, 13):
+        if kind not in (2, 4, 9, 11, 13):
             raise ProtocolError("packet 0x%02x is none for a client" % head, _RULE)
         if head & 15:
             raise ProtocolError("flags of packet 0x%02x" % head, "MQTT-2.2.2-2")
-        if size != (2, 3, 2, 0)[(kind - 1) >> 2 if kind != 9 else 1]:
+        if size != (3 if kind == 9 else 0 if kind == 13 else 2):
             raise ProtocolError("packet 0x%02x of %d bytes" % (head, size), _RULE)
         if end > self._end:
             return 0
@@ -263,6 +259,9 @@ class Receiver:
         if kind == 2:
             return self._connack(first, second)
         pid = first << 8 | second
+        if kind == 4:  # in two pieces, or with a long form of its length
+            self._other_ack(pid)
+            return -1
         if self._pending.pop(pid, None) is not (kind == 9):
             raise ProtocolError(
                 "answer to an unknown packet id %d" % pid,

@@ -244,7 +244,7 @@ class Sender:
 
     def _other_ack(self, pid: int) -> None:
         """Handle a PUBACK that is not for the oldest message in flight."""
-        if not self.online:
+        if not self.online:  # the fast path of next() comes here first
             raise ProtocolError("PUBACK before CONNACK", "MQTT-3.2.0-1")
         if not pid:
             raise ProtocolError("packet id 0", "MQTT-2.3.1-1")

@@ -36,6 +36,7 @@ AFTER_SUBACK = {
     "type15": b"\xf0\x00",
     "pingresp_len": b"\xd0\x05hello",
     "dup_publish": b"\x32\x0a\x00\x03a/b\x00\x07dup\x3a\x0a\x00\x03a/b\x00\x07dup",
+    "large": b"",
     "poison": b"",  # made in _misbehave: larger than the client's buffer, QoS 1
 }
 CONNACKS = {
@@ -275,8 +276,9 @@ class _Session:
                     self.sock.sendall(bytes([byte]))
                     self.server._sleep(1.0)
                 return
-            if self.mode == "poison":
-                self.sock.sendall(publish("a/b", b"p" * 20000, 1, 7))
+            if self.mode in ("poison", "large"):
+                size = 20000 if self.mode == "poison" else 200000
+                self.sock.sendall(publish("a/b", b"p" * size, 1, 7))
                 self._end_soon()
                 return
             self.sock.sendall(AFTER_SUBACK[self.mode])

@@ -1,0 +1,161 @@
+"""Mutated streams into a session: the same program on CPython and on MicroPython.
+
+    micropython fuzz_core.py CORPUS.json COUNT SEED
+
+Only ProtocolError may come out, the buffers may not grow, and most streams must get past CONNACK
+and two packets further, or the fuzzer tests nothing. Prints one line of counts.
+"""
+
+import json
+import sys
+
+from azure_iot.errors import ProtocolError
+from azure_iot.mqtt.receiving import BEGIN, CHUNK, CONNACK
+from azure_iot.mqtt.session import Session
+
+
+class Chance:
+    """A small generator, the same everywhere."""
+
+    def __init__(self, seed):
+        self.state = seed & 0x7FFFFFFF or 1
+
+    def below(self, n):
+        self.state = (self.state * 48271) % 0x7FFFFFFF
+        return (self.state >> 4) % n
+
+
+def length_end(data, at):
+    """Where the remaining length that starts at `at` ends."""
+    while at < len(data) and data[at] > 127:
+        at += 1
+    return at + 1
+
+
+def packets(data):
+    """Offsets at which packets of a valid stream start."""
+    at, found = 0, []
+    while at < len(data):
+        found.append(at)
+        size, shift, i = 0, 0, at + 1
+        while True:
+            size |= (data[i] & 127) << shift
+            shift += 7
+            i += 1
+            if data[i - 1] < 128:
+                break
+        at = i + size
+    return found
+
+
+def mutate(data, starts, chance):  # noqa: C901 (a list of mutations)
+    """Return a changed copy; two of three keep the first three packets."""
+    out = bytearray(data)
+    keep = 0
+    if len(starts) > 3 and chance.below(4):
+        keep = starts[3]
+    for _ in range(1 + chance.below(4)):
+        kind = chance.below(7)
+        at = keep + chance.below(max(1, len(out) - keep))
+        if at >= len(out):
+            break
+        if kind == 0:
+            out[at] ^= 1 << chance.below(8)
+        elif kind == 1:
+            out[at] = (0, 1, 127, 128, 255, 0x30, 0x40)[chance.below(7)]
+        elif kind == 2:
+            out = out[:at] + out[at + 1 + chance.below(4) :]
+        elif kind == 3:
+            out = (
+                out[:at]
+                + bytes([chance.below(256) for _ in range(1 + chance.below(4))])
+                + out[at:]
+            )
+        elif kind == 4:
+            start = starts[chance.below(len(starts))]
+            out = out + data[start : start + 1 + chance.below(40)]
+        elif kind == 5:
+            out = out[: max(keep, at)]
+        elif kind == 6:
+            start = starts[chance.below(len(starts))]
+            if start >= keep and start + 1 < len(out):
+                out[start + 1] = chance.below(256)
+        if not out:
+            break
+    return bytes(out)
+
+
+def run(data, chance):
+    """Feed one stream in random pieces; return (passed CONNACK, packets after it, refused)."""
+    session = Session(buffer_in=64, buffer_out=64, max_packet=5000)
+    chunks = 0
+    refused = False
+    passed = False
+    size = len(session._in)
+    view = memoryview(data)
+    at = 0
+    try:
+        while at < len(data):
+            end = min(len(data), at + 1 + chance.below(90))
+            taken = session.feed(view[at:end])
+            if not taken:
+                raise ValueError(
+                    "no room to read on: %r"
+                    % (
+                        (
+                            session._pos,
+                            session._end,
+                            session.left,
+                            session._skip,
+                            bytes(session._in),
+                        ),
+                    )
+                )
+            at += taken
+            while True:
+                event = session.next()
+                if not event:
+                    break
+                if event == CONNACK:
+                    passed = not session.code
+                    if passed:  # something in flight, so that acknowledgements mean something
+                        session.publish("a/b", b"x", 1)
+                        session.publish("a/b", b"y", 1)
+                elif event == BEGIN and session.size > 5000:
+                    raise ValueError("a size over the maximum")
+                elif event == CHUNK:
+                    chunks += 1
+    except ProtocolError as error:
+        if not error.rule:
+            raise ValueError("no rule: %s" % error)  # noqa: B904 (runs on MicroPython)
+        refused = True
+    if len(session._in) != size or len(session._pending) or len(session._topics) > 16:
+        raise ValueError("memory grew")
+    after = session.packets + session.tail + session.strangers - 1 if passed else 0
+    return passed, after, refused
+
+
+def main(corpus, count, seed):
+    with open(corpus) as file:
+        streams = [bytes.fromhex(entry) for entry in json.load(file)["streams"]]
+    starts = [packets(data) for data in streams]
+    chance = Chance(seed)
+    deep = refused = 0
+    for i in range(count):
+        j = chance.below(len(streams))
+        data = mutate(streams[j], starts[j], chance)
+        try:
+            passed, after, bad = run(data, chance)
+        except ProtocolError:
+            raise
+        except Exception as error:
+            print("CRASH", i, data.hex(), repr(error))
+            raise
+        deep += passed and after >= 2
+        refused += bad
+    print("FUZZ", count, deep, refused)
+    return count, deep, refused
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

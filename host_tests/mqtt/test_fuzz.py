@@ -1,0 +1,41 @@
+"""Mutated streams never get more than a ProtocolError out of a session (requirement MQTT, fuzz)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from taproot import interpreters
+
+from mqtt import fuzz_core
+from mqtt.cases import VIOLATIONS
+
+HERE = Path(__file__).resolve().parent
+CORPUS = HERE.parent / "vectors" / "mqtt_corpus.json"
+
+
+@pytest.mark.timeout(1200)
+def test_fuzz_on_cpython(count):
+    n, deep, refused = fuzz_core.main(str(CORPUS), count(20_000, 1_000_000), 20261123)
+    assert deep >= 0.6 * n, f"only {deep} of {n} got past CONNACK and two packets"
+    assert refused >= 0.2 * n, "hardly anything was refused: the mutations are too tame"
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("interpreter", ["unix64", "unix32", "stock"])
+def test_fuzz_on_micropython(count, interpreter):
+    n = count(2_000, 50_000)
+    result = interpreters.run(
+        interpreter, HERE / "fuzz_core.py", str(CORPUS), str(n), "7", heap="256k", timeout=600
+    )
+    assert result.returncode == 0, result.text
+    word, total, deep, _ = result.stdout.split()
+    assert word == "FUZZ" and int(deep) >= 0.6 * int(total), result.text
+
+
+@pytest.mark.parametrize("interpreter", ["unix64", "unix32", "stock"])
+def test_violations_on_micropython(interpreter):
+    result = interpreters.run(
+        interpreter, HERE / "device_cases.py", str(HERE.parent), heap="128k", timeout=60
+    )
+    assert result.stdout.strip() == f"OK {3 * len(VIOLATIONS)}", result.text
