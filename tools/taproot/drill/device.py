@@ -129,11 +129,6 @@ class Device:
                     raise StepFailed(self._explain(kind, timeout))
                 self._changed.wait(min(left, 0.5))
 
-    def wait_trust_event(self, reason: str, version: int, timeout: float) -> None:
-        """Wait until the trust store said this about a bundle of at least this version."""
-        del version
-        self.wait("trust", timeout, lambda event: event["reason"] == reason)
-
     def count(self, kind: str, since: int = 0) -> int:
         """How many events of this kind came since a mark."""
         with self._changed:

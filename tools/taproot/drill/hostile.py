@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
 
 from taproot.drill.device import Device, StepFailed
 from taproot.drill.stage import INSTALL_S, Outcome, Stage
 
 _ATTACK_S = 5.0
+_LADDER_S = 9.0
 _SIGNATURE_CODES = ("BAD_SIGNATURE", "THRESHOLD")
 
 
@@ -74,61 +74,30 @@ def put_into_inbox(device: Device, package: bytes) -> None:
     (folder / "arriving").rename(folder / "inbox.json")
 
 
-def distrust_under_attack(stage: Stage) -> Outcome:
-    """Step 7: the old root's key is stolen; bundle 3 distrusts it with the thief in front."""
+def retire_the_old_root(stage: Stage) -> Outcome:
+    """Step 7: bundle 3 without the old root, over three channels; `version` = `min_version`."""
     world = stage.world
-    roots = [world.new_root, *world.azure]
-    keep = world.options.keep_floor
-    more: dict[str, Any] = {"min_version": 1} if keep else {
-        "min_version": 3,
-        "distrust": [world.old.root.sha256],
-    }  # fmt: skip
-    package = world.package(3, roots, **more)
+    floor = 1 if world.options.keep_floor else 3
+    package = world.package(3, [world.new_root, *world.azure], min_version=floor)
     _deliver(stage, 3, package)
-    if keep:
-        for device in stage.all:
-            stage.wait_version(device, 3)
-        return "bundle 3 (new root alone) confirmed by all; it keeps the floor at 1", {}
-    for device in stage.all:
-        device.wait_trust_event("staged", 3, INSTALL_S)
-    seen = _attack(stage)
     for device in stage.all:
         stage.wait_version(device, 3)
     return (
-        "bundle 3 (new root alone, old root distrusted, floor 3) by method, C2D parts and inbox; "
-        f"a thief with the old root's key stood in front for {_ATTACK_S:g} s: "
-        f"{seen['refusals']} handshakes refused, {seen['connects']} accepted; then all confirmed",
-        {"held": seen["connects"] == 0 and seen["refusals"] > 0, **seen},
+        "bundle 3 (new root and the Azure roots) by direct method, C2D parts and inbox file: "
+        f"confirmed by all, floor {floor}",
+        {"floor": floor},
     )
-
-
-def _attack(stage: Stage, seconds: float = _ATTACK_S) -> dict[str, int]:
-    """Show the old chain to everybody for a while; count who let himself be fooled."""
-    world = stage.world
-    marks = stage.marks()
-    world.emu.switch_chain(world.old.roll_leaf(), drop=True)
-    since = world.emu.events()[-1]["seq"]
-    time.sleep(seconds)
-    connects = [event for event in world.emu.events(since) if event["type"] == "connect"]
-    refusals = sum(device.count("refused", marks[device.name]) for device in stage.all)
-    world.emu.switch_chain(world.new.leaf, drop=True)
-    return {"connects": len(connects), "refusals": refusals}
 
 
 def hub_goes_back(stage: Stage) -> Outcome:
     """Step 8: the hub shows the old chain again, long enough to walk down every rung."""
     if stage.world.options.keep_floor:
         return _fall_back(stage)
-    seen = _attack(stage, 9.0)
-    marks = stage.marks()
-    del marks
-    for device in stage.all:
-        stage.wait_trust(device, lambda trust: trust.get("via") == stage.world.new.root.sha256)
-        if not stage.world.poll(lambda device=device: stage.world.is_connected(device), 90):
-            raise StepFailed(f"{device.name} did not come back: {device.last_words()}")
+    seen = _show_the_old_chain(stage, _LADDER_S)
+    _wait_home(stage)
     return (
         f"hub back on the old chain: {seen['refusals']} refusals, {seen['connects']} connections, "
-        "not through the previous slot nor the factory bundle either; on the new chain all return",
+        "not through the previous slot nor the factory bundle either; then all returned",
         {"held": seen["connects"] == 0 and seen["refusals"] >= 3 * len(stage.all), **seen},
     )
 
@@ -151,44 +120,97 @@ def _fall_back(stage: Stage) -> Outcome:
     )
 
 
+def distrust_under_attack(stage: Stage) -> Outcome:
+    """Step 9: the old root is in use again and its key is stolen; bundle 5 distrusts it.
+
+    The thief stands in front of every device and burns the tries of the trial. Distrust holds all
+    the same; once he is gone the operator publishes the same bundle with a higher version.
+    """
+    world = stage.world
+    floor = 1 if world.options.keep_floor else 3
+    both = world.package(4, [world.old_root, world.new_root, *world.azure], min_version=floor)
+    _deliver(stage, 4, both)
+    for device in stage.all:
+        stage.wait_version(device, 4)
+    marks = stage.marks()
+    roots, stolen = [world.new_root, *world.azure], [world.old.root.sha256]
+    _deliver(stage, 5, world.package(5, roots, min_version=floor, distrust=stolen))
+    for device in stage.all:
+        device.wait(
+            "trust",
+            INSTALL_S,
+            lambda event: event["reason"] in ("distrust", "staged"),
+            marks[device.name],
+        )
+    seen = _show_the_old_chain(stage, _ATTACK_S)
+    _wait_home(stage)
+    for device in stage.all:
+        stage.wait_trust(device, lambda trust: stolen[0][:16] in trust.get("distrusted", ()))
+    _deliver(stage, 6, world.package(6, roots, min_version=floor, distrust=stolen))
+    for device in stage.all:
+        stage.wait_version(device, 6)
+    return (
+        f"old root's key stolen, bundle 5 distrusts it, the thief in front for {_ATTACK_S:g} s: "
+        f"{seen['refusals']} handshakes refused, {seen['connects']} accepted; bundle 6 confirmed",
+        {"held": seen["connects"] == 0 and seen["refusals"] > 0, **seen},
+    )
+
+
+def _wait_home(stage: Stage) -> None:
+    """Wait until the hub has a connection of every device again."""
+    for device in stage.all:
+        if not stage.world.poll(lambda device=device: stage.world.is_connected(device), 90):
+            raise StepFailed(f"{device.name} did not come back: {device.last_words()}")
+
+
+def _show_the_old_chain(stage: Stage, seconds: float) -> dict[str, int]:
+    """Show the old chain to everybody for a while; count who let himself be fooled."""
+    world = stage.world
+    marks = stage.marks()
+    world.emu.switch_chain(world.old.roll_leaf(), drop=True)
+    since = world.emu.events()[-1]["seq"]
+    time.sleep(seconds)
+    connects = [event for event in world.emu.events(since) if event["type"] == "connect"]
+    refusals = sum(device.count("refused", marks[device.name]) for device in stage.all)
+    world.emu.switch_chain(world.new.leaf, drop=True)
+    return {"connects": len(connects), "refusals": refusals}
+
+
 def rotate_keys(stage: Stage) -> Outcome:
-    """Step 9: new bundle keys in mid-fleet; the old ones are worth nothing afterwards."""
+    """Step 10: new bundle keys in mid-fleet; the old ones are worth nothing afterwards."""
     world = stage.world
     roots = [world.new_root, *world.azure]
     world.rotate_bundle_keys()
-    floor = {} if world.options.keep_floor else {
-        "min_version": 3,
-        "distrust": [world.old.root.sha256],
-    }  # fmt: skip
-    package = world.package(4, roots, **floor)
-    _deliver(stage, 4, package)
+    floor = {"distrust": [world.old.root.sha256]}
+    package = world.package(7, roots, **floor)
+    _deliver(stage, 7, package)
     stage.cut_power(stage.followers[-1])
     for device in stage.all:
-        trust = stage.wait_version(device, 4)
+        trust = stage.wait_version(device, 7)
         if trust["key_version"] != 2:
             raise StepFailed(f"{device.name} reports key version {trust['key_version']}")
-    revoked = world.revoked_package(5, roots)
+    revoked = world.revoked_package(8, roots)
     codes = set()
     for device in stage.followers:
         before = stage.trust(device)
         status, answer = world.call(device, "trust.install", json.loads(revoked))
         codes.add(answer["code"] if status == 400 else stage.wait_refused(device, before))
     return (
-        f"bundle keys rotated: key-set 2 and bundle 4 accepted by all; a package signed with the "
+        f"bundle keys rotated: key-set 2 and bundle 7 accepted by all; a package signed with the "
         f"revoked keys: {', '.join(sorted(codes))}",
         {"held": codes <= set(_SIGNATURE_CODES), "codes": sorted(codes)},
     )
 
 
 def revert_a_wrong_bundle(stage: Stage) -> Outcome:
-    """Step 10: a correctly signed bundle whose roots do not match the hub."""
+    """Step 11: a correctly signed bundle whose roots do not match the hub."""
     world = stage.world
-    package = world.package(5, world.azure, min_version=4)
+    package = world.package(8, world.azure, min_version=1)
     for device in stage.followers:
-        world.publish(device, 5, package, "bundle-5.json")
+        world.publish(device, 8, package, "bundle-8.json")
     for device in stage.followers:
         stage.wait_trust(device, lambda trust: trust.get("state") == "reverted", 120)
         trust = stage.trust(device)
-        if trust["version"] != 4 or trust["last_error"]["version"] != 5:
+        if trust["version"] != 7 or trust["last_error"]["version"] != 8:
             raise StepFailed(f"{device.name} reports {trust}")
-    return "bundle 5 (roots that do not match the hub) tried, given up, bundle 4 in use again", {}
+    return "bundle 8 (roots that do not match the hub) tried, given up, bundle 7 in use again", {}

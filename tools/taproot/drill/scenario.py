@@ -26,11 +26,12 @@ STEPS: tuple[tuple[str, Callable[[Stage], Outcome]], ...] = (
     ("5c", hostile.refuse_replay),
     ("6", migration.switch_the_root),
     ("6b", migration.recover_the_control),
-    ("7", hostile.distrust_under_attack),
+    ("7", hostile.retire_the_old_root),
     ("8", hostile.hub_goes_back),
-    ("9", hostile.rotate_keys),
-    ("10", hostile.revert_a_wrong_bundle),
-    ("11", migration.settle),
+    ("9", hostile.distrust_under_attack),
+    ("10", hostile.rotate_keys),
+    ("11", hostile.revert_a_wrong_bundle),
+    ("12", migration.settle),
 )
 
 

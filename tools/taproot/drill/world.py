@@ -203,8 +203,37 @@ class World:
     def publish(self, device: Device, version: int, package: bytes, name: str) -> None:
         """Do what an operator does: put the package on a server, point the twin at it."""
         url = self.emu.publish_file(name, package)
-        wish = packages.desired_url(version, package, url)
-        self.emu.patch_desired(device.name, {"trust": wish})
+        self._wish(device, packages.desired_url(version, package, url))
+
+    def publish_in_twin(self, device: Device, version: int, package: bytes) -> None:
+        """Put the package itself into the twin, in chunks: no second server is needed."""
+        self._wish(device, packages.desired_twin(version, package))
+
+    def _wish(self, device: Device, wish: dict[str, Any]) -> None:
+        """Replace the wish: what an earlier one named must not stay beside it."""
+        wish = wish.get("trust", wish)
+        old = self.emu.twin(device.name)["properties"]["desired"].get("trust", {})
+        gone = {name: None for name in old if name not in wish}
+        self.emu.patch_desired(device.name, {"trust": {**gone, **wish}})
+
+    def send_in_parts(self, device: Device, package: bytes) -> int:
+        """Send the package as C2D messages of at most 2 KB; return how many."""
+        parts = [package[at : at + _PART] for at in range(0, len(package), _PART)]
+        digest = packages.sha256(package)
+        for index, part in enumerate(parts):
+            properties = {
+                "trust": "part",
+                "index": str(index),
+                "count": str(len(parts)),
+                "sha256": digest,
+            }
+            self.emu.send_c2d(device.name, part, properties)
+        return len(parts)
+
+    def call(self, device: Device, method: str, payload: Any) -> tuple[int, Any]:
+        """Call a direct method; return status and answer."""
+        answer = self.emu.invoke_method(device.name, method, payload, timeout_s=40)
+        return answer.status, answer.payload
 
     def is_connected(self, device: Device) -> bool:
         """True while the hub has a connection of this device."""
