@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
+import os
 import re
 import socket
 import ssl
@@ -249,6 +251,19 @@ def test_tickets(roots, version, tickets, resumed, after_switch):
             assert not after_switch
 
 
+@requirement("T6")
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_tickets_rotated(roots, version):
+    """New ticket keys on demand: the full handshake again, the same chain."""
+    options = TLSOptions(profile="device", tickets="kept")
+    with running(EmulatorConfig(chain=leaf(roots["old"]), tls=options, https_port=None)) as emu:
+        reused, context, _, session = resumes(emu, client(roots["old"]), version)
+        assert reused
+        emu.rotate_tickets()
+        with wire.Wire.tls(emu.mqtt_port, context, session=session) as link:
+            assert not link.sock.session_reused
+
+
 # -- client certificates ---------------------------------------------------------------------
 
 
@@ -386,23 +401,32 @@ class Relay:
         self._threads[0].join(5)
 
 
-def s_client(port, mfl, data, seconds=1.5):
-    """Run openssl s_client with a max_fragment_length through a relay; return record sizes."""
+def s_client(port, mfl, data, wanted=0):
+    """Run openssl s_client with a max_fragment_length through a relay.
+
+    Ends when `wanted` bytes x have come, or the handshake is done; returns (records, output).
+    """
     relay = Relay(port)
     command = ["openssl", "s_client", "-connect", f"127.0.0.1:{relay.port}", "-tls1_2", "-quiet",
                "-servername", "localhost", *(["-maxfraglen", str(mfl)] if mfl else [])]  # fmt: skip
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
+    output, end = b"", time.monotonic() + 15
     try:
         process.stdin.write(data)
         process.stdin.flush()
-        time.sleep(seconds)
+        os.set_blocking(process.stdout.fileno(), False)
+        while time.monotonic() < end:
+            output += process.stdout.read() or b""
+            if output.count(b"x") >= wanted and 20 in relay.largest:  # ChangeCipherSpec
+                break
+            time.sleep(0.02)
     finally:
-        process.kill()  # with -quiet it would stay until the server closes
-        output, errors = process.communicate(timeout=10)
+        process.kill()
+        process.communicate(timeout=10)
         relay.close()
-    return relay.largest, output, errors
+    return relay.largest, output
 
 
 def big_twin(emu, identity):
@@ -422,7 +446,7 @@ def big_twin(emu, identity):
 def test_mfl_is_honoured(tls, mfl):
     """Records shrink to what was asked; the event says what was asked."""
     data = big_twin(tls, f"mfl{mfl}")
-    largest, output, _ = s_client(tls.mqtt_port, mfl, data)
+    largest, output = s_client(tls.mqtt_port, mfl, data, 3000)
     assert output.count(b"x") >= 3000
     limit = (mfl or 16_384) + 24
     assert largest[22] <= limit and largest[23] <= limit
@@ -439,7 +463,7 @@ def test_mfl_is_violated_on_demand(roots):
     """The whole flight of the server in one handshake record, though 512 was agreed."""
     options = TLSOptions(violate_mfl=True)
     with running(EmulatorConfig(chain=leaf(roots["old"]), tls=options, https_port=None)) as emu:
-        largest, _, _ = s_client(emu.mqtt_port, 512, b"", 0.7)
+        largest, _ = s_client(emu.mqtt_port, 512, b"")
         assert largest[22] > 1200
         assert handshake(emu.mqtt_port, client(roots["old"]))[0] == "TLSv1.2"  # without MFL: fine
 
@@ -449,7 +473,7 @@ def test_record_sizes_can_be_chosen(roots):
     """Small records without any extension."""
     options = TLSOptions(record_size=512)
     with running(EmulatorConfig(chain=leaf(roots["old"]), tls=options, https_port=None)) as emu:
-        largest, output, _ = s_client(emu.mqtt_port, None, big_twin(emu, "small"))
+        largest, output = s_client(emu.mqtt_port, None, big_twin(emu, "small"), 3000)
         assert output.count(b"x") >= 3000 and largest[22] <= 512 and largest[23] <= 536
 
 
@@ -529,10 +553,69 @@ def test_a_hub_that_ignores_mfl(roots):
     with running(EmulatorConfig(chain=chain, https_port=None, plain_port=0)) as emu:
         data = big_twin(emu, "ignored")
         with ignoring_front(chain, emu.plain_port) as port:
-            largest, output, _ = s_client(port, 512, data, 2.5)
+            largest, output = s_client(port, 512, data, 3000)
             assert output.count(b"x") >= 3000
             assert largest[22] > 1200 and largest[23] > 3000
             with wire.Wire.tls(port, client(roots["old"])) as link:
                 link.send(data)
                 link.expect(wire.CONNACK), link.expect(wire.SUBACK)
                 assert len(link.delivery()[1]) > 3000
+
+
+# -- resource templates ----------------------------------------------------------------------
+
+
+@requirement("H25")
+def test_a_template_is_enforced(tmp_path):
+    """minTlsVersion 1.2: only recommended suites; without it the legacy list; read-only."""
+    from pathlib import Path
+
+    from taproot.console import UsageFailed
+
+    template = Path(__file__).resolve().parents[2] / "tools/azure/hub.json"
+    state = str(tmp_path / "state")
+    weak = {"suites": "AES128-SHA:@SECLEVEL=0", "maximum_version": ssl.TLSVersion.TLSv1_2}
+
+    def trusting(emu, **how):
+        context = ssl.create_default_context(cadata=emu.root_pem)
+        for name, value in how.items():
+            context.set_ciphers(value) if name == "suites" else setattr(context, name, value)
+        return context
+
+    with running(EmulatorConfig(templates=[str(template)], state_dir=state)) as emu:
+        assert any(name.endswith(".azure-devices.net") for name in emu.emulator.hub.hosts)
+        for port in (emu.mqtt_port, emu.https_port):
+            assert handshake(port, trusting(emu))[0] == "TLSv1.2"
+            with pytest.raises(ssl.SSLError):
+                handshake(port, trusting(emu, **weak))
+        reasons = [e["reason"] for e in emu.events() if e["type"] == "tls_failed"]
+        assert reasons and all("recommended cipher suite" in reason for reason in reasons)
+    body = json.loads(template.read_text())
+    for resource in body["resources"]:
+        resource["properties"].pop("minTlsVersion", None)
+    other = tmp_path / "open.json"
+    other.write_text(json.dumps(body))
+    with pytest.raises(UsageFailed, match="read-only"):
+        with running(EmulatorConfig(templates=[str(other)], state_dir=state)):
+            pass
+    with running(EmulatorConfig(templates=[str(other)])) as emu:
+        assert handshake(emu.mqtt_port, trusting(emu, **weak))[1] == "AES128-SHA"
+
+
+@requirement("T9")
+def test_a_second_listener_with_its_own_chain(tls, roots):
+    """A port that already shows the new root, in front of the same hub."""
+    port = tls.add_listener(leaf(roots["new"]))
+    maker = make_device(tls, "early")
+    device = next(maker)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        wire.Wire.tls(port, client(roots["old"]))
+    with wire.Wire.tls(port, client(roots["new"])) as link:
+        login = wire.credentials(tls.host, "early", device.key)
+        link.send(wire.connect("early", **login)).expect(wire.CONNACK)
+        link.send(publish(device.events, b"x", 1, 1)).expect(wire.PUBACK)
+    assert [m.body for m in tls.messages("early")] == [b"x"]
+    tls.remove_listener(port)
+    with pytest.raises(OSError):
+        wire.Wire.tls(port, client(roots["new"]))
+    next(maker, None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -112,6 +113,7 @@ async def _serve(config: Any, root_file: Path | None, stream: bool, control_path
     from taproot.emulator.registry import RegistryError
     from taproot.emulator.server import Emulator
 
+    _raise_file_limit()
     emulator = Emulator(config)
     done = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -138,6 +140,13 @@ async def _serve(config: Any, root_file: Path | None, stream: bool, control_path
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text)
+
+
+def _raise_file_limit() -> None:
+    """Let the emulator hold as many connections as its user may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _ready(emulator: Any) -> str:

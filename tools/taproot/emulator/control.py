@@ -72,6 +72,9 @@ class Control:
             "send_input": self._send_input,
             "invoke_method": self._invoke,
             "switch_chain": self._switch_chain,
+            "add_listener": self._add_listener,
+            "remove_listener": self._remove_listener,
+            "rotate_tickets": self._plain("rotate_tickets"),
             "bad_chain": self._plain("bad_chain", "kind", "drop?", "name?"),
             "drop": self._plain("drop", "identity?", "reset?"),
             "set_enabled": self._plain("set_enabled", "identity", "enabled"),
@@ -208,6 +211,15 @@ class Control:
         _check(body, ["chain_pem", "key_pem"], {"chain_pem", "key_pem", "drop", "name"})
         chain = PemChain(str(body.pop("chain_pem")), str(body.pop("key_pem")))
         return self.emulator.switch_chain(chain, **body)
+
+    async def _add_listener(self, body: dict[str, Any]) -> Any:
+        _check(body, ["chain_pem", "key_pem"], {"chain_pem", "key_pem", "port", "profile"})
+        chain = PemChain(str(body.pop("chain_pem")), str(body.pop("key_pem")))
+        return await self.emulator.add_listener(chain, **body)
+
+    async def _remove_listener(self, body: dict[str, Any]) -> Any:
+        _check(body, ["port"], {"port"})
+        await self.emulator.remove_listener(**body)
 
     async def _publish_file(self, body: dict[str, Any]) -> Any:
         _check(body, ["name"], {"name", "text", "base64"})

@@ -116,6 +116,18 @@ class Running:
         """Show a wrong chain (`badchains.KINDS`), or the good one again with "none"."""
         return self.call(self.emulator.bad_chain, kind, drop=drop, name=name)
 
+    def rotate_tickets(self) -> None:
+        """Forget the ticket keys."""
+        self.call(self.emulator.rotate_tickets)
+
+    def add_listener(self, *chains: Certificate, port: int = 0, profile: str | None = None) -> int:
+        """Open another MQTT port with chains of its own; return it."""
+        return self.call(self.emulator.add_listener, *chains, port=port, profile=profile)
+
+    def remove_listener(self, port: int) -> None:
+        """Close it again."""
+        self.call(self.emulator.remove_listener, port)
+
     def drop(self, identity: str | None = None, reset: bool = True) -> int:
         """Drop a device's connection, or all."""
         return self.call(self.emulator.drop, identity, reset=reset)

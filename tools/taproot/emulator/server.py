@@ -38,7 +38,15 @@ from taproot.emulator.registry import Identity
 from taproot.emulator.renewal import Renewal
 from taproot.emulator.state import State
 from taproot.emulator.templates import TLSPolicy
-from taproot.emulator.tls import PROFILES, Certificate, Chains, Listener, PemChain, TLSOptions, bare_context
+from taproot.emulator.tls import (
+    PROFILES,
+    Certificate,
+    Chains,
+    Listener,
+    PemChain,
+    TLSOptions,
+    bare_context,
+)
 from taproot.emulator.twin import stamp
 from taproot.pki import Authority, Leaf
 
@@ -344,6 +352,11 @@ class Emulator:
             self._remember_good(chains)
         self.recorder.emit("switch_chain", name=name, generation=self.chains.generation, drop=drop)
         return self.hub.drop(reason="the chain was switched", reset=False) if drop else 0
+
+    def rotate_tickets(self) -> None:
+        """Forget the ticket keys: no session handed out so far can be resumed."""
+        for listener in self.listeners:
+            listener.contexts.forget_tickets()
 
     def bad_chain(self, kind: str, drop: bool = True, name: str | None = None) -> int:
         """Show a wrong chain (`badchains.KINDS`); "none" shows the last good one again."""

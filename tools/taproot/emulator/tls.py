@@ -217,6 +217,10 @@ class Contexts:
             self._ticket_base[profile.name] = kept
         return kept[1]
 
+    def forget_tickets(self) -> None:
+        """Make new ticket keys from the next handshake on."""
+        self._ticket_base.clear()
+
     def wrap(
         self, chain: Certificate, profile: Profile, generation: int, i: Any, o: Any
     ) -> ssl.SSLObject:
