@@ -360,7 +360,7 @@ class HubConnection:
         if self.upkeep is not None:
             found = hub.parse(topic, self._base)
             if self.upkeep.takes(found):
-                return self.upkeep.sink(found)
+                return self.upkeep.sink(found, size)
         if size > self._options[2]:
             log.error("a message of %d bytes is over the inbound limit: dropped", size)
             return None

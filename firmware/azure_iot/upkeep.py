@@ -21,6 +21,7 @@ from . import hub, log
 from .bag import decode_bag
 from .errors import AzureIoTError, TrustError
 from .inbox import Inbox
+from .large import Collector
 from .tls.context import TLSContext
 from .transport import open_tls
 from .trust.errors import MalformedError, RefusedError
@@ -39,6 +40,7 @@ PROBE = "trust.probe"
 _LOOK_MS = const(2000)  # between looks at the inbox file and at recovery
 _WAITING = const(4)  # packages and probes that may wait their turn
 _MAX_REQUEST = const(1024)
+_MAX_PART = const(4096)  # the operator's tool makes parts of 2 KB
 
 
 class _Arrival:
@@ -127,7 +129,7 @@ class Upkeep:
             if properties.get("trust") == "part":
                 self._part(properties, payload)
                 return
-        arrival = self.sink(found)
+        arrival = self._arrival(found)
         if arrival is not None:
             try:
                 arrival.write(payload)
@@ -136,8 +138,18 @@ class Upkeep:
                 return
             arrival.close()
 
-    def sink(self, found: tuple) -> "_Arrival | None":
-        """Give the sink for a package of any size; None if it cannot be kept."""
+    def sink(self, found: tuple, size: int) -> "object | None":
+        """Give the sink for a message larger than the input buffer; None if it cannot be kept."""
+        if found[0] == hub.METHOD and found[1] == PROBE:
+            return None
+        if found[0] == hub.C2D and decode_bag(found[1]).get("trust") == "part":
+            if size > _MAX_PART:
+                log.warning("trust: a part of %d bytes is too large", size)
+                return None
+            return Collector(size, lambda body: self.on_message(found, body))
+        return self._arrival(found)
+
+    def _arrival(self, found: tuple) -> "_Arrival | None":
         channel, rid = ("method", found[2]) if found[0] == hub.METHOD else ("c2d", None)
         self.trust.store.make_folder()
         try:
