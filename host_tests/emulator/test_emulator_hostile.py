@@ -32,7 +32,7 @@ NOW = 1_800_000_000.0
 def rules(count):
     """Settings with the short or the long count."""
     return settings(
-        max_examples=count(150, 5000),
+        max_examples=count(150, 2000),
         deadline=None,
         derandomize=True,
         suppress_health_check=list(HealthCheck),
