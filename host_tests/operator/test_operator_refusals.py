@@ -186,6 +186,29 @@ def test_rotation_that_old_devices_cannot_walk(managed) -> None:
     assert "from bootstrap key-set 1 to 6 there are 5 steps" in said
 
 
+@pytest.mark.requirement("R-15")
+def test_rotation_whose_chain_no_longer_fits_a_package(managed, monkeypatch) -> None:
+    """Three key-sets of six 3,072-bit keys fit beside a bundle, four do not; here a lower limit."""
+    monkeypatch.setattr(guards, "MAX_PACKAGE", 15_000)
+    add = f"{managed.folder}/k"
+    managed.ok(f"keygen {add} --unencrypted --bits 2048")
+    line = f"rotate-keys --role bundle --remove bundle-1 --add {add}.jwk"
+    managed.ok(line)
+    for root in ("root-1", "root-2"):
+        managed.ok(f"sign keysets/2.jws --key keys/{root}.pem")
+    managed.ok(f"keygen {add}2 --unencrypted --bits 2048")
+    line = f"rotate-keys --role bundle --remove bundle-2 --add {add}2.jwk"
+    assert "a package holds 15000" in refused(managed, "unwalkable", line)
+
+
+def test_retired_bootstraps_make_a_long_chain_walkable(managed) -> None:
+    settings = managed.space.settings
+    far = guards.Situation(settings, roots.catalogue(), ISSUED, None, None, 9, 40_000)
+    assert [f.code for f in guards.walk_findings(far)] == ["unwalkable"]
+    settings.oldest_bootstrap = 9
+    assert guards.walk_findings(far) == []
+
+
 def test_root_that_ends_before_the_longest_absent_device_is_back(managed) -> None:
     short = Authority.root("Short", key="p256", not_before=_day(-10), not_after=_day(100))
     (managed.folder / "short.pem").write_text(short.pem)

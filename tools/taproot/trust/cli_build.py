@@ -231,7 +231,8 @@ def build(
     signers = keyset.bundle.keys[: keyset.bundle.threshold]
     builder.require("bundle", envelope.problems(signing.BUNDLE, signers))
     payload = json.loads(bundle.payload())
-    findings = guards.examine(payload, situation(space, version, keyset.version))
+    size = envelope.size(signing.BUNDLE, signers)
+    findings = guards.examine(payload, situation(space, version, keyset.version, size))
     overridden = guards.enforce(findings, space.settings.fleet, despite, confirm_fleet)
     tell(report, findings, overridden)
     write_whole(path, envelope.to_bytes())

@@ -116,8 +116,13 @@ def select_root(space: Workspace, name: str) -> Any:
     return found[0]
 
 
-def situation(space: Workspace, version: int, key_version: int) -> guards.Situation:
-    """Collect what the guards look at."""
+def situation(
+    space: Workspace, version: int, key_version: int, coming: int = 0
+) -> guards.Situation:
+    """Collect what the guards look at; `coming` counts the bytes that are not on disk yet."""
+    oldest = space.settings.oldest_bootstrap
+    steps = [n for n in space.keyset_versions() if oldest < n <= key_version]
+    chain = sum(space.keyset_path(n).stat().st_size for n in steps)
     return guards.Situation(
         settings=space.settings,
         catalogue=roots.catalogue(),
@@ -125,6 +130,7 @@ def situation(space: Workspace, version: int, key_version: int) -> guards.Situat
         previous=space.previous(version),
         status=space.status(),
         key_version=key_version,
+        chain_bytes=chain + coming,
     )
 
 

@@ -291,7 +291,16 @@ def rotate_keys(
     missing = _missing(space.envelope(unsigned), [current.root])
     if missing:
         raise UsageFailed(f"keysets/{current.version}.jws still lacks {missing} signatures")
-    where = situation(space, builder.MAX_VERSION, following.version)
+    envelope = signing.Envelope(following.payload())
+    needed = dict.fromkeys(
+        (
+            *current.root.keys[: current.root.threshold],
+            *following.root.keys[: following.root.threshold],
+        )
+    )
+    builder.require("key-set", envelope.problems(signing.KEYS, list(needed)))
+    coming = envelope.size(signing.KEYS, list(needed)) + _last_bundle_size(space)
+    where = situation(space, builder.MAX_VERSION, following.version, coming)
     findings = walk_findings(where)
     overridden = enforce(findings, space.settings.fleet, despite, confirm_fleet)
     tell(report, findings, overridden)
@@ -303,14 +312,6 @@ def rotate_keys(
             keys.write_public(target, replace(key, label=label))
         files.append(target)
     path = space.keyset_path(following.version)
-    envelope = signing.Envelope(following.payload())
-    needed = dict.fromkeys(
-        (
-            *current.root.keys[: current.root.threshold],
-            *following.root.keys[: following.root.threshold],
-        )
-    )
-    builder.require("key-set", envelope.problems(signing.KEYS, list(needed)))
     write_whole(path, envelope.to_bytes(), replace=False)
     facts = {
         "version": following.version,
@@ -325,6 +326,11 @@ def rotate_keys(
         names = ", ".join(k.label or k.kid[:16] for k in signing_role.keys)
         report.say(f"to be signed by {signing_role.threshold} of: {names}")
     report.facts["version"] = following.version
+
+
+def _last_bundle_size(space: Workspace) -> int:
+    versions = space.package_versions()
+    return space.bundle_path(versions[-1]).stat().st_size if versions else 0
 
 
 def _missing(envelope: signing.Envelope, needed: list[Role]) -> int:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from taproot.console import PromiseFailed
-from taproot.trust.package import MAX_KEYSETS
+from taproot.trust.package import MAX_KEYSETS, MAX_PACKAGE
 from taproot.trust.roots import Catalogue, describe
 from taproot.trust.status import heard
 from taproot.trust.workspace import Settings
@@ -69,6 +69,7 @@ class Situation:
     previous: dict[str, Any] | None
     status: dict[str, Any] | None
     key_version: int
+    chain_bytes: int = 0  # the bundle and every key-set after the oldest bootstrap
     devices: list[dict[str, Any]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -214,14 +215,18 @@ def _floor(bundle: dict[str, Any], s: Situation) -> list[Finding]:
 def walk_findings(s: Situation) -> list[Finding]:
     """Say when the oldest bootstrap in the field is too far from the present key-set."""
     steps = s.key_version - s.settings.oldest_bootstrap
-    if steps <= MAX_KEYSETS:
+    if steps <= 0 or (steps <= MAX_KEYSETS and s.chain_bytes <= MAX_PACKAGE):
         return []
+    if steps > MAX_KEYSETS:
+        limit = f"there are {steps} steps, a package holds {MAX_KEYSETS} (R-15)"
+    else:
+        limit = f"it takes {s.chain_bytes} B, a package holds {MAX_PACKAGE}"
     return [
         Finding(
             "unwalkable",
-            f"from bootstrap key-set {s.settings.oldest_bootstrap} to {s.key_version} there are "
-            f"{steps} steps, a package holds {MAX_KEYSETS} (R-15): bring those devices to a newer "
-            "key-set first, or retire them and raise oldest_bootstrap in fleet.toml",
+            f"from bootstrap key-set {s.settings.oldest_bootstrap} to {s.key_version} {limit}: "
+            "bring those devices to a newer key-set first, or retire them and raise "
+            "oldest_bootstrap in fleet.toml",
         )
     ]
 

@@ -101,15 +101,21 @@ class Envelope:
         """Sign with a key of this machine."""
         self.add(key.public, typ, sign(key, typ, self.payload))
 
+    def size(self, typ: str, signers: Sequence[PublicKey] = ()) -> int:
+        """Return how long the envelope is, or will be once these have signed too."""
+        coming = sum(len(protected(k, typ)) + -(-k.bits // 6) + 36 for k in signers)
+        return len(self.to_bytes()) + coming
+
     def problems(self, typ: str, signers: Sequence[PublicKey] = ()) -> list[str]:
         """Say whether the envelope, once these have signed too, is larger than a device reads."""
         limit, what = (MAX_KEYSET, "key-set") if typ == KEYS else (MAX_BUNDLE, "bundle")
-        coming = sum(len(protected(k, typ)) + -(-k.bits // 6) + 36 for k in signers)
-        size = len(self.to_bytes()) + coming
+        size = self.size(typ, signers)
         if size <= limit:
             return []
-        return [f"{what} envelope of {size} B with {len(self.signatures) + len(signers)} "
-                f"signatures; a device reads at most {limit}"]  # fmt: skip
+        count = len(self.signatures) + len(signers)
+        return [
+            f"{what} envelope of {size} B with {count} signatures; a device reads at most {limit}"
+        ]
 
     def to_bytes(self, order: Sequence[str] = ()) -> bytes:
         """Return the envelope; signatures in the order of the key-set, then by kid."""
