@@ -18,6 +18,8 @@ bytes may wait inside it, and polling the TLS object itself costs 1 ms per look 
 import asyncio
 import socket
 
+from micropython import const
+
 from azure_iot.deadlines import Deadlines
 from azure_iot.errors import (
     AzureIoTError,
@@ -26,7 +28,6 @@ from azure_iot.errors import (
     ProtocolError,
     TrustError,
 )
-from micropython import const
 
 try:
     from tlsopt import established as _established
@@ -42,12 +43,12 @@ _addresses = {}  # (host, port) -> last address that a connection came about wit
 
 def _readable(sock: "object") -> "object":
     """Wait until `sock` can be read (or has failed); one task at a time."""
-    yield asyncio.core._io_queue.queue_read(sock)
+    yield asyncio.core._io_queue.queue_read(sock)  # type: ignore[attr-defined]
 
 
 def _writable(sock: "object") -> "object":
     """Wait until `sock` can be written (or has failed); one task at a time."""
-    yield asyncio.core._io_queue.queue_write(sock)
+    yield asyncio.core._io_queue.queue_write(sock)  # type: ignore[attr-defined]
 
 
 async def _forever(waiter: "object", sock: "object") -> None:

@@ -52,7 +52,7 @@ class _Arrival:
         self.rid = rid
         self._file = PackageFile(path)
 
-    def write(self, part: memoryview) -> None:
+    def write(self, part: "bytes | memoryview") -> None:
         """Take the next piece."""
         self._file.write(part)
 

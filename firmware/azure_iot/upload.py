@@ -173,7 +173,7 @@ class Uploader:
         self,
         method: str,
         path: str,
-        body: bytes,
+        body: "bytes | str",
         sink: "BytesSink | None",
         headers: "list | tuple" = (),
     ) -> "Answer":

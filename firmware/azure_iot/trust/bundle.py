@@ -141,7 +141,7 @@ def require_uses(bundle: Bundle, uses: tuple) -> None:
 def read_der(envelope: "Envelope", root: Root) -> bytes:
     """Read one root's DER again and check that it is still the one that was listed."""
     payload = Base64Source(envelope.source, envelope.payload[0], envelope.payload[1])
-    der = base64std(read_span(payload, root.start, root.end))
+    der = base64std(read_span(payload, root.start, root.end))  # type: ignore[arg-type]
     if sha256(der).digest() != root.sha256:
         raise MalformedError("root changed since it was verified")
     return der

@@ -37,7 +37,7 @@ class Payload:
         payload = Base64Source(
             envelope.source, envelope.payload[0], envelope.payload[1], self._digest
         )
-        self.scanner = Scanner(payload, _MAX_PAYLOAD, _MAX_STRING)
+        self.scanner = Scanner(payload, _MAX_PAYLOAD, _MAX_STRING)  # type: ignore[arg-type]
 
     def members(self, what: str, needed: tuple) -> "Iterator[int]":
         """Yield the kind of each member of the payload; check `spec` and that none is missing."""
