@@ -6,7 +6,6 @@ import hashlib
 from pathlib import Path
 
 import pytest
-
 from support.hostile_broker import Server
 from taproot import interpreters
 
@@ -26,13 +25,14 @@ def run(case: str, server: Server, folder: Path, build: str = "unix64", heap: st
 
 @pytest.mark.parametrize("build", ["unix64", "unix32"])
 def test_cancelling_at_every_await_leaves_a_working_client(tmp_path, build):
-    with Server() as server:
+    # little room at the server, so that many cancels fall into the middle of a packet
+    with Server(receive_buffer=2048) as server:
         lines = run("cancel", server, tmp_path, build)
         after = [p for p in server.recorded if p.startswith(b"after")]
-    assert lines[-1].startswith("DONE")
+    assert lines[-1].startswith("DONE") and int(lines[-1].split(" ")[1]) >= 10
     assert after == [b"after %d" % k for k in range(60)]
     # every packet the server saw was whole and as published
-    known = (b"after ", b"work ", bytes(60000))
+    known = (b"after ", b"work ", bytes(30000))
     assert all(p.startswith(known) for seen in server.seen for p, _, _ in seen.publishes)
 
 

@@ -166,7 +166,12 @@ def _login_password(world: World) -> tuple[Any, ...]:
     with Mosquitto() as broker:
         good = world.app(broker.root.der, broker.tls_port, n=5, **_options(broker))
         bad = world.app(
-            broker.root.der, broker.tls_port, n=1, user=broker.user, password=broker.password[::-1], seconds=1
+            broker.root.der,
+            broker.tls_port,
+            n=1,
+            user=broker.user,
+            password=broker.password[::-1],
+            seconds=1,
         )
     refused = bad.failed_with("CredentialError") and not bad.all("UP")
     return good.done and not good.all("E") and refused, f"good: ok; bad: {bad.outage()}"

@@ -63,7 +63,14 @@ class Seen:
 class Server:
     """See the module. `mode` is a key of AFTER_SUBACK, CONNACKS or one handled in the code."""
 
-    def __init__(self, mode: str = "", *, root: Authority | None = None, times: int = 1) -> None:
+    def __init__(
+        self,
+        mode: str = "",
+        *,
+        root: Authority | None = None,
+        times: int = 1,
+        receive_buffer: int = 0,
+    ) -> None:
         self.mode, self.times = mode, times
         self.root = root or Authority.root("hostile root", "p256")
         leaf = self.root.leaf("localhost", "p256", dns=["localhost"])
@@ -74,7 +81,9 @@ class Server:
             self._context.load_cert_chain(chain, key)
         self._listener = socket.create_server(("127.0.0.1", 0))
         if mode == "stop_reading":  # little room, so that the client's writes stop soon
-            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+            receive_buffer = 8192
+        if receive_buffer:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.port = self._listener.getsockname()[1]
         self.seen: list[Seen] = []
         self.recorded: list[bytes] = []  # payloads of every publish answered, in order
