@@ -8,11 +8,14 @@ import hashlib
 import hmac
 import ssl
 import time
+import urllib.error
+import urllib.request
 from email.utils import parsedate_to_datetime
 from urllib.parse import quote
 
 import aiohttp
 import pytest
+from taproot.emulator import EmulatorConfig, running
 from taproot.emulator.connection import Engine
 from taproot.emulator.downloads import Download
 from taproot.emulator.events import Recorder
@@ -369,5 +372,60 @@ def test_https_telemetry_by_token_and_by_certificate(tmp_path):
             "/devices/d1/messages/events", data=big, headers=headers, params=query
         ) as response:
             assert response.status == 413
+
+    run(case)
+
+
+def test_a_chain_switch_reaches_https_and_websocket_at_the_next_handshake():
+    old, new = (Authority.root(f"{age} root", "p256") for age in ("old", "new"))
+    leaves = [root.leaf("localhost", "p256", dns=["localhost"]) for root in (old, new)]
+    with running(EmulatorConfig(chain=leaves[0])) as emu:
+        base = f"https://localhost:{emu.https_port}/"
+
+        def status(root):
+            context = ssl.create_default_context(cadata=root.pem)
+            try:
+                with urllib.request.urlopen(base, context=context, timeout=5) as response:
+                    return response.status
+            except urllib.error.HTTPError as error:
+                return error.code
+            except urllib.error.URLError as error:
+                return type(error.reason).__name__
+
+        assert (status(old), status(new)) == (404, "SSLCertVerificationError")
+        emu.switch_chain(leaves[1])
+        assert (status(old), status(new)) == ("SSLCertVerificationError", 404)
+        emu.switch_chain(leaves[0])
+        assert (status(old), status(new)) == (404, "SSLCertVerificationError")
+
+
+def test_a_websocket_client_that_does_not_read_is_dropped_and_slows_nobody():
+    async def case(rig, session):
+        slow, quick = rig.hub.registry.add("slow"), rig.hub.registry.add("quick")
+        rig.engine.backlog_limit = 200_000
+        sockets = []
+        for record in (slow, quick):
+            ws = await session.ws_connect(WEBSOCKET, protocols=("mqtt",))
+            key = token(record.primary_key, f"localhost/devices/{record.id}")
+            await ws.send_bytes(connect_packet(record.id, key))
+            assert await ws.receive_bytes(timeout=5) == CONNACK + b"\x00"
+            topic = field(f"devices/{record.id}/messages/devicebound/#")
+            body = b"\x00\x01" + topic + b"\x00"
+            await ws.send_bytes(bytes((0x82, len(body))) + body)
+            await ws.receive_bytes(timeout=5)
+            sockets.append(ws)
+        sockets[0]._response.connection.transport.pause_reading()
+        for _ in range(400):
+            rig.hub.send_c2d("slow", b"x" * 60_000)
+            await asyncio.sleep(0)
+            if not slow.connected:
+                break
+        assert not slow.connected
+        reason = rig.engine.recorder.of("disconnect")[-1]["reason"]
+        assert reason == "the client does not read what is sent"
+        await sockets[1].send_bytes(b"\xc0\x00")
+        assert await sockets[1].receive_bytes(timeout=1) == b"\xd0\x00"
+        for ws in sockets:
+            await ws.close()
 
     run(case)

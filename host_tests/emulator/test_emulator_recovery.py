@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 import urllib.error
 import urllib.request
 from email.utils import parsedate_to_datetime
@@ -171,6 +172,13 @@ def test_the_emulator_serves_packages_and_an_untrusted_https_twin_beside_them():
         [request] = emu.emulator.recovery.requests
         assert request.path == "/trust.bundle" and not request.only_host  # urllib says more
         stranger = Authority.root("stranger", "p256").leaf("x", "p256", ips=["127.0.0.1"])
+        assert emu.recovery_requests()[0]["raw"].startswith("GET /trust.bundle HTTP/1.1\r\n")
+        emu.set_date_offset(-86400.0)
+        slow = emu.publish_file("s", BODY, mode="chunked", etag="e", block=100)
+        with urllib.request.urlopen(slow, timeout=5) as response:
+            assert response.read() == BODY and response.headers["ETag"] == '"e"'
+            told = parsedate_to_datetime(response.headers["Date"]).timestamp()
+            assert abs(told - (time.time() - 86400)) < 5
         twin = emu.recovery_over_tls(stranger)
         twin.serve("/trust.bundle", BODY)
         trusting = ssl.create_default_context(cadata=emu.root_pem)

@@ -19,9 +19,11 @@ from aiohttp import web
 
 from taproot.console import UsageFailed
 from taproot.emulator.c2d import QueueFull, TooLarge
+from taproot.emulator.downloads import Download
 from taproot.emulator.enrollments import Enrollment
 from taproot.emulator.events import Event
 from taproot.emulator.faults import FaultError
+from taproot.emulator.recovery import Route
 from taproot.emulator.registry import Identity, RegistryError
 from taproot.emulator.server import Emulator
 from taproot.emulator.telemetry import Message
@@ -30,6 +32,9 @@ from taproot.emulator.twin import TwinError
 
 BODY_LIMIT = 1_500_000
 _ENROLLMENT = {f.name for f in dataclasses.fields(Enrollment)} - {"id", "allocate", "errors"}
+_SERVING = {f.name for kind in (Download, Route) for f in dataclasses.fields(kind)} - {
+    "body", "download", "served", "requests",
+}  # fmt: skip
 _STREAM_BACKLOG = 10_000
 _USAGE = (UsageFailed, FaultError, TwinError, QueueFull, TooLarge, TypeError, ValueError, KeyError)
 
@@ -84,6 +89,8 @@ class Control:
             "clear_faults": self._plain("clear_faults", "identity?"),
             "advance_clock": self._plain("advance_clock", "seconds"),
             "publish_file": self._publish_file,
+            "set_date_offset": self._plain("set_date_offset", "seconds"),
+            "recovery_requests": self._plain("recovery_requests"),
             "messages": self._messages,
             "enroll": self._enroll,
             "dps_fail": self._plain(
@@ -222,8 +229,9 @@ class Control:
         await self.emulator.remove_listener(**body)
 
     async def _publish_file(self, body: dict[str, Any]) -> Any:
-        _check(body, ["name"], {"name", "text", "base64"})
-        return await self.emulator.publish_file(str(body["name"]), _bytes(body))
+        _check(body, ["name"], {"name", "text", "base64", "https", *_SERVING})
+        data = _bytes(body)
+        return await self.emulator.publish_file(str(body.pop("name")), data, **body)
 
     async def _messages(self, body: dict[str, Any]) -> Any:
         _check(body, [], {"identity", "since"})

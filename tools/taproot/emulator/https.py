@@ -185,7 +185,8 @@ class HTTPSFront:
     async def _route(self, request: Request) -> Response:
         download = self.downloads.get(request.path)
         if download is not None:
-            answer = download.answer(request.method, request.headers, self.engine.now())
+            moment = self.engine.now() + self.date_offset
+            answer = download.answer(request.method, request.headers, moment)
             self.engine.recorder.emit(
                 "download", path=request.path, status=answer.status, size=len(answer.body),
                 range=request.headers.get("range"), headers=sorted(request.headers),

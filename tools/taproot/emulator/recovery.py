@@ -109,6 +109,7 @@ class RecoveryServer:
     host: str = "127.0.0.1"
     context: ssl.SSLContext | None = None
     now: Callable[[], float] = time.time
+    date_offset: float = 0.0  # a wrong clock on demand: seconds added to every Date
     routes: dict[str, Route] = field(default_factory=dict)
     requests: deque[Request] = field(default_factory=lambda: deque(maxlen=MAX_RECORDED))
     connections: int = 0
@@ -190,7 +191,7 @@ class RecoveryServer:
     async def _answer(self, writer: asyncio.StreamWriter, request: Request, route: Route) -> None:
         mode = route.mode
         method = request.line.split(" ")[0]
-        answer = route.download.answer(method, request.headers, self.now())
+        answer = route.download.answer(method, request.headers, self.now() + self.date_offset)
         if mode == "silent":
             await asyncio.sleep(3600)
         elif mode == "reset":

@@ -160,6 +160,14 @@ class Running:
         """Serve a file; return its URL."""
         return self.call(self.emulator.publish_file, name, data, **how)
 
+    def set_date_offset(self, seconds: float) -> None:
+        """Let every HTTP answer carry a wrong Date."""
+        self.call(self.emulator.set_date_offset, seconds)
+
+    def recovery_requests(self) -> list[dict[str, Any]]:
+        """Return what the plain HTTP listener was asked, byte for byte."""
+        return self.call(self.emulator.recovery_requests)
+
     def recovery_over_tls(self, chain: Certificate) -> RecoveryServer:
         """Start an https server beside the recovery listener; see `RecoveryServer`."""
         return self.call(self.emulator.recovery_over_tls, chain)

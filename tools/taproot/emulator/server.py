@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import secrets
 import ssl
 import time
@@ -522,8 +523,28 @@ class Emulator:
             await self.recovery.start()
             self._stopping.append(self.recovery.stop)
         path = f"/{name.lstrip('/')}"
-        self.recovery.serve(path, data, **how)
+        known = {f.name for f in dataclasses.fields(Download)}
+        download = Download(data, **{k: v for k, v in how.items() if k in known})
+        self.recovery.serve(path, download, **{k: v for k, v in how.items() if k not in known})
         return self.recovery.url(path)
+
+    def set_date_offset(self, seconds: float) -> None:
+        """Let every HTTP answer carry a wrong Date: `seconds` beside the emulator's clock."""
+        self.front.date_offset = self.recovery.date_offset = float(seconds)
+
+    def recovery_requests(self) -> list[dict[str, Any]]:
+        """Return what the plain HTTP listener was asked, byte for byte."""
+        return [
+            {
+                "time": request.time,
+                "peer": request.peer,
+                "raw": request.raw.decode("latin-1"),
+                "path": request.path,
+                "only_host": request.only_host,
+                "sent": request.sent,
+            }
+            for request in self.recovery.requests
+        ]
 
     def status(self) -> dict[str, Any]:
         """Return what `taproot emulator status` shows; no key, no token."""
