@@ -32,12 +32,26 @@ def catalogue(tmp_path_factory) -> trust_cases.Catalogue:
 
 
 @pytest.fixture(scope="session")
-def answers(catalogue, tmp_path_factory):
+def firmware() -> Path:
+    """The device package, or the altered copy that TAPROOT_FIRMWARE names."""
+    return Path(os.environ.get("TAPROOT_FIRMWARE", HERE.parents[1] / "firmware"))
+
+
+@pytest.fixture(scope="session")
+def answers(catalogue, tmp_path_factory, firmware):
     """`answers(script, build, *args)`: the `[name, answer]` lines a script prints, as a dict."""
 
     def run(script: str, build: str, *args: str, heap: str = "2m", cwd=None) -> dict:
         folder = cwd or tmp_path_factory.mktemp("device")
-        result = interpreters.run(build, HERE / script, *args, heap=heap, timeout=300, cwd=folder)
+        result = interpreters.run(
+            build,
+            HERE / script,
+            *args,
+            heap=heap,
+            timeout=300,
+            cwd=folder,
+            env={"MICROPYPATH": f"{HERE}:{firmware}:.frozen"},
+        )
         assert result.returncode == 0, result.text
         lines = [line for line in result.stdout.splitlines() if line.startswith("[")]
         found = dict(json.loads(line) for line in lines)

@@ -13,7 +13,7 @@ import sys
 
 from azure_iot.clock import Clock
 from azure_iot.errors import ClockError, ConnectionFailedError, TrustError
-from azure_iot.trust import parts, report
+from azure_iot.trust import files, parts, report
 from azure_iot.trust.errors import RefusedError
 from azure_iot.trust.factory import Factory
 from azure_iot.trust.files import FileSource
@@ -640,6 +640,159 @@ def missing_folder(env):
     env.folder = "trust"
 
 
+class Disk:
+    """Stands before `open` in files.py: fails or lies at the n-th write."""
+
+    def __init__(self, n, how):
+        self.left = n
+        self.how = how
+        self.hit = False
+        self.real = getattr(files, "open", None) or open
+
+    def due(self, *hows):
+        """Count an operation that counts; tell whether it is the one."""
+        if self.how not in hows:
+            return False
+        self.left -= 1
+        self.hit = self.hit or self.left == 0
+        return self.left == 0
+
+    def __call__(self, path, mode):
+        if mode == "rb":
+            return self.real(path, mode)
+        if self.due("open"):
+            raise OSError(30)
+        return Writing(self, self.real(path, mode))
+
+
+class Writing:
+    """A file being written on such a disk."""
+
+    def __init__(self, disk, file):
+        self.disk = disk
+        self.file = file
+        self.seek = file.seek
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def close(self):
+        self.file.close()
+
+    def flush(self):
+        if self.disk.due("fail"):
+            raise OSError(5)
+        self.file.flush()
+
+    def write(self, data):
+        if self.disk.due("fail"):
+            self.file.write(bytes(data)[: len(data) // 2])
+            raise OSError(28)
+        if self.disk.due("lie"):
+            data = bytearray(data)
+            data[len(data) // 2] ^= 1
+        return self.file.write(data)
+
+
+def failing_disk(env):
+    """R-34 R-37 H15: full, read-only or lying at any write: refused, nothing changed, works later."""
+    for how in ("fail", "lie", "open"):
+        for name, version in (("v3_third", 3), ("k2_v3", 3)):
+            n = 0
+            while True:
+                n += 1
+                env.wipe()
+                env.boot()
+                env.good("v2")
+                before = summary(env)
+                disk = Disk(n, how)
+                files.open = disk
+                try:
+                    answer = env.install(name)
+                finally:
+                    files.open = disk.real
+                if not disk.hit:
+                    same(answer, version)
+                    break
+                same((how, n, name, answer), (how, n, name, "STORAGE"))
+                same(env.trust.last_error["code"], "STORAGE")
+                if env.store.state.trial is not None:
+                    # Only the second of the two records failed: reported, and the first rules.
+                    before = (2, 3, 3, 1, before[4])
+                if env.store.state.kver == 2:
+                    # Key-sets accepted before the bundle stay, and start versions anew.
+                    before = (before[0], before[1], before[2], before[3], 0)
+                same((how, n, summary(env)[:5]), (how, n, before[:5]))
+                env.boot()
+                same((how, -n, summary(env)[:5]), (how, -n, before[:5]))
+                same(env.install(name), version)
+                same(env.connect(), ("trial", True))
+            same(n > 2, True)
+
+
+def second_record_fails(env):
+    """R-34 R-48: the second write of a changed distrust list fails: reported, the first rules."""
+    for n in range(1, 40):
+        env.wipe()
+        env.boot()
+        env.good("v2")
+        disk = Disk(n, "open")
+        files.open = disk
+        try:
+            answer = env.install("d3")
+        finally:
+            files.open = disk.real
+        if not disk.hit:
+            break
+        same(answer, "STORAGE")
+        staged = env.store.state.dv == 3
+        env.boot()
+        same(env.store.state.dv == 3, staged)
+        same(env.install("v4"), 4)
+        env.damage("state%d" % env.store._record)
+        env.boot()
+        same(env.store.state.dv, 4)
+    same((n, staged), (4, True))
+
+
+def writes_that_fail_later(env):
+    """R-34: a record that cannot be written: no trial without a note, no confirmation, no revert."""
+    env.boot()
+    env.good("v2")
+    env.install("v3")
+
+    def broken(call):
+        disk = Disk(1, "open")
+        files.open = disk
+        try:
+            return call()
+        finally:
+            files.open = disk.real
+
+    same(broken(env.trust.attempt).source, "good")
+    same(env.store.state.tries, 3)
+    attempt = env.trust.attempt()
+    env.trust.succeeded(attempt, resumed=False)
+    same(broken(lambda: env.trust.mqtt_accepted(attempt)), False)
+    same(summary(env)[:3], (2, 3, 2))
+    attempt = env.trust.attempt()
+    broken(lambda: env.trust.failed(attempt, network()))
+    same((summary(env)[:3], env.trust.last_error["code"]), ((2, 3, 1), "STORAGE"))
+    env.clock.wait(4000)
+    attempt = env.trust.attempt()
+    broken(lambda: env.trust.failed(attempt, untrusted()))
+    same(summary(env)[:3], (2, 3, 0))
+    same(broken(lambda: env.trust.attempt().source), "good")
+    same(env.trust.attempt().source, "good")
+    same(env.store.state.bad, [(3, "CRASH")])
+    seq = env.store.state.seq
+    broken(lambda: env.trust.raise_time_floor(env.trust.time_floor() + 9 * DAY))
+    same((env.store.state.seq, env.trust.last_error["code"]), (seq, "STORAGE"))
+
+
 # Key rotation
 
 
@@ -1252,7 +1405,7 @@ def success_ends_time_repair(env):
 
 
 def authenticated_time_repairs(env):
-    """T10 H17: NTP -2 h, -400 d, +10 y: set from the connection, floor raised to a day before."""
+    """T10 T8 H17: NTP -2 h, -400 d, +10 y: set from the connection, floor raised to a day before."""
     for delta, moved in (
         (-7200, True),
         (-40 * DAY, True),
@@ -1404,6 +1557,20 @@ def recovery_urls_of_the_bundle(env):
     env.boot()
     env.good("v2_recovery")
     same(env.trust.recovery_urls(), ["http://127.0.0.1:2/b", "http://127.0.0.1:1/a"])
+
+
+def recovery_is_no_fresher(env):
+    """G5 G10: newer than mine is taken though not the newest; older is not; no freshness is asked."""
+    env.boot()
+    env.good("v2")
+    same(env.install("v1", "recovery"), "ROLLBACK")
+    env.clock.now = 1848614400 + YEAR
+    same(env.install("v3", "recovery"), "EXPIRED")
+    env.clock.synchronised = False
+    same(env.install("v3", "recovery"), 3)
+    same(env.store.state.trial.source, "recovery")
+    env.connect()
+    same(env.trust.report()["source"], "recovery")
 
 
 def recovery_pauses(env):

@@ -2,7 +2,8 @@
 
     python suite.py FOLDER [--ids R-14 …]    exit 0 if all hold; else names the first that does not
 
-`time` gets MicroPython's tick functions, which the device's clock module names.
+`time` gets MicroPython's tick functions, which the device's clock module names. The environment
+variable TAPROOT_FIRMWARE names another copy of the device package: one with a stub or a mutant.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ HERE = Path(__file__).resolve().parent
 def prepare() -> None:
     """Make the device package importable here."""
     root = HERE.parents[1]
-    sys.path[:0] = [str(root / "tools"), str(root / "firmware"), str(HERE)]
+    firmware = os.environ.get("TAPROOT_FIRMWARE", str(root / "firmware"))
+    sys.path[:0] = [firmware, str(root / "tools"), str(HERE)]
     import taproot.device_modules  # noqa: F401
 
     if not hasattr(time, "ticks_ms"):

@@ -49,7 +49,13 @@ class Store(Stored):
         following.seq = self.state.seq + 1
         target = 1 - self._record
         self.make_folder()
-        files.write_bytes(self.path("state%d" % target), state.encode(following))
+        path = self.path("state%d" % target)
+        try:
+            files.write_bytes(path, state.encode(following))
+        except StorageError:
+            # It may be whole on flash all the same, and would rule after a reset.
+            files.remove(path)
+            raise
         self._record = target
         self.state = following
 

@@ -112,8 +112,8 @@ class Stored:
             newest = self._recover(fresh)
         else:
             other = found[1 - self._record]
-            self._uneven = other is not None and (
-                other.dv != newest.dv or other.distrust != newest.distrust
+            self._uneven = (
+                other is None or other.dv != newest.dv or other.distrust != newest.distrust
             )
         self._raise_floors(newest)
         self._follow_factory(newest, fresh)
