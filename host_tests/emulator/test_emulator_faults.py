@@ -6,6 +6,7 @@ import gc
 import itertools
 import json
 import random
+import resource
 import socket
 import ssl
 import struct
@@ -429,6 +430,13 @@ class Sender:
             self.drop()
 
 
+def resident():
+    """KiB of memory this process, the emulator in it, holds."""
+    gc.collect()
+    pages = int(open("/proc/self/statm", encoding="ascii").read().split()[1])
+    return pages * resource.getpagesize() // 1024
+
+
 def test_a_soak_with_random_faults_loses_nothing_and_grows_nowhere(count, request):
     """Seeded: reconnects and resends until all is recorded; what a connection took is given back."""
     config = EmulatorConfig(
@@ -446,10 +454,14 @@ def test_a_soak_with_random_faults_loses_nothing_and_grows_nowhere(count, reques
 
         emu.emulator.hub.record = keep
         senders = [Sender(emu, f"s{n}", context, n) for n in range(3)]
-        end = time.monotonic() + count(8, 600)
+        start = time.monotonic()
+        end, warm, settled = start + count(6, 600), start + count(3, 120), 0
         while time.monotonic() < end:
             for sender in senders:
                 sender.step()
+            if not settled and time.monotonic() > warm:
+                settled = resident()
+        assert resident() - settled < 40_000, "KiB grown since the caps were reached"
         emu.call(emu.emulator._plan.cancel)
         emu.clear_faults()
         limit = time.monotonic() + 30
