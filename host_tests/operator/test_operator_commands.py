@@ -418,3 +418,46 @@ def test_four_signatures_by_3072_bit_keys_fit_a_key_set_and_five_do_not() -> Non
     envelope = signing.Envelope(keyset.payload())
     assert envelope.problems(signing.KEYS, many[:4]) == []
     assert "5 signatures" in envelope.problems(signing.KEYS, many[:5])[0]
+
+
+@pytest.mark.requirement("R-04")
+def test_key_may_be_pinned_to_rs256(operator) -> None:
+    """For signers that know no PSS; a device then accepts RS256 from this key and nothing else."""
+    for i in (1, 2, 3):
+        operator.ok(f"keygen rs{i} --unencrypted --bits 2048 --alg RS256")
+    given = " ".join(f"--bundle-key rs{i}.jwk" for i in (1, 2, 3))
+    operator.ok(f"init --fleet contoso-esp32 --unencrypted --bits 2048 {given}")
+    operator.ok("build")
+    operator.ok("sign bundles/1.jws --key rs1.pem")
+    operator.ok("sign bundles/1.jws --digest d.bin --public rs2")
+    line = "pkeyutl -sign -inkey rs2.pem -in d.bin -out s.bin -pkeyopt digest:sha256"
+    openssl(line, operator.folder)
+    operator.ok("sign bundles/1.jws --attach s.bin --public rs2")
+    operator.ok("package")
+    shown = operator.ok("inspect keysets/1.jws")["document"]["keysets"][0]
+    assert {k["alg"] for k in shown["roles"]["bundle"]["keys"]} == {"RS256"}
+
+
+def test_inspect_shows_people_who_signed_by_label(managed) -> None:
+    said = managed.run("inspect keysets/1.jws").out
+    signed = [line.split() for line in said.splitlines() if line.strip().startswith("signed ")]
+    assert [words[-1] for words in signed] == ["root-1", "root-2"]
+    managed.ok("factory --out f.py")
+    said = managed.run("inspect f.py").out
+    assert "managed, built 2026-09-21" in said and "root: 2 of 3" in said
+
+
+def test_passphrase_file_must_hold_one(operator) -> None:
+    (operator.folder / "empty").write_text("\n")
+    said = operator.fails("init --fleet x --passphrase-file empty", 2)
+    assert "no passphrase on its first line" in said
+
+
+def test_nothing_but_the_vectors_uses_derivable_keys() -> None:
+    tools = Path(keys.__file__).resolve().parents[1]
+    users = [
+        path.name
+        for path in tools.rglob("*.py")
+        if "trust.seeded" in path.read_text()
+    ]
+    assert users == ["vectors.py"]
