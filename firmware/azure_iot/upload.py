@@ -197,7 +197,7 @@ class Uploader:
         method: str,
         url: str,
         headers: list,
-        body: "bytes | memoryview",
+        body: "bytes | str | memoryview",
         sink: "BytesSink | None",
         context: TLSContext,
     ) -> "Answer":
