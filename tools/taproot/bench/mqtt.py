@@ -1,0 +1,306 @@
+"""`taproot bench mqtt`: what the MQTT client costs over the bare TLS socket.
+
+Responsible for: figures B1 to B8 and B10 with their goals; the floor is the smallest client on
+the same socket, run in the same minute (device/mqtt_bench.py). B9 is `taproot bench faults`, B11
+(the SAS token) is measured here too. Figures of other clients are recorded in peers.json.
+
+Instructions: callgrind, 64-bit build, the bracketed loop only, its constant subtracted. Heap:
+mem_alloc over the loop on the 32-bit build with the collector off. Records and wire bytes: the
+relay's record counter over runs of 10 and 30 messages, their difference divided by 20.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from taproot import interpreters
+from taproot.bench import runner
+from taproot.bench.broker import Mosquitto
+from taproot.bench.plain import Feeder
+from taproot.bench.relay import TO_SERVER, Relay
+from taproot.console import UsageFailed
+
+SCRIPT = Path(__file__).parent / "device" / "mqtt_bench.py"
+TOPIC = "devices/dev1/messages/events/"
+SIZES = {64: 40, 1024: 40, 16384: 16, 204800: 4}  # payload -> n of the instruction counts
+NAMES = {64: "64", 1024: "1k", 16384: "16k", 204800: "200k"}
+CORE = ("packet", "receiving", "sending", "session", "client", "connection")
+
+
+class Lab:
+    """A broker, the counters and what has been measured so far."""
+
+    def __init__(self, bench: runner.Bench, broker: Mosquitto, build: str) -> None:
+        self.bench, self.broker, self.build = bench, broker, build
+        self.instructions = runner.Callgrind(build)
+        self._constants: dict[int, int] = {}
+
+    def args(self, mode: str, qos: int, size: int, n: int, port: int | None = None) -> list[str]:
+        """Arguments of the measured program."""
+        broker = self.broker
+        return [
+            mode, str(qos), str(size), str(n), "127.0.0.1", str(port or broker.tls_port),
+            str(broker.folder / "root.der"), broker.user, broker.password,
+        ]  # fmt: skip
+
+    def fed(self, mode: str, qos: int, size: int, n: int) -> Feeder | None:
+        """A feeder for a receiving program; it starts by itself and repeats until stopped."""
+        if "recv" not in mode:
+            return None
+        return Feeder(self.broker.plain_port, TOPIC, [bytes(size)] * 3000, 0.01, qos)
+
+    def count(self, mode: str, qos: int, size: int, n: int, heap: str = "400m") -> int:
+        """Instructions per message."""
+        pauses = n if mode.startswith("core") and (qos or "recv" in mode) else 0
+        if pauses not in self._constants:
+            found, _ = self.instructions.run(SCRIPT, *self.args("none", 0, 0, pauses))
+            self._constants[pauses] = found
+        feeder = self.fed(mode, qos, size, n)
+        starter = _later(feeder, 6.0) if feeder else None
+        total, _ = self.instructions.run(SCRIPT, *self.args(mode, qos, size, n), heap=heap)
+        if starter is not None:
+            starter()
+        return round((total - self._constants[pauses]) / n)
+
+    def plainly(
+        self, mode: str, qos: int, size: int, n: int, build: str, port: int | None = None
+    ) -> tuple[int, int]:
+        """Heap bytes over the loop and microseconds, without a counter in between."""
+        feeder = self.fed(mode, qos, size, n)
+        starter = _later(feeder, 0.5) if feeder else None
+        result = interpreters.run(
+            build, SCRIPT, *self.args(mode, qos, size, n, port), heap="8m", timeout=60
+        )
+        if starter is not None:
+            starter()
+        return runner.result_line(result)
+
+
+def _later(feeder: Feeder, delay: float) -> Callable[[], None]:
+    """Start the feeder after the program has subscribed; return what stops it."""
+    stop = threading.Event()
+
+    def work() -> None:
+        if stop.wait(delay):
+            return
+        with feeder:
+            stop.wait(240)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+
+    def end() -> None:
+        stop.set()
+        thread.join(15)
+
+    return end
+
+
+def _goal(kind: str, size: int) -> float:
+    """Allowed ratio to the floor."""
+    return {64: 1.5, 1024: 1.1}.get(size, 1.05)
+
+
+def protocol_path(lab: Lab) -> None:
+    """B3: session and transport against the floor, both directions."""
+    for kind in ("pub", "recv"):
+        for qos in (0, 1):
+            for size, n in SIZES.items():
+                floor = lab.count(f"floor.{kind}", qos, size, n)
+                value = lab.count(f"core.{kind}", qos, size, n)
+                goal = round(floor * _goal(kind, size))
+                lab.bench.add(
+                    f"mqtt.{kind}.q{qos}.{NAMES[size]}.core", value, "instr", n=n,
+                    build=lab.build, floor=floor, goal=goal,
+                    why=f"{value - floor:,} over the floor: " + lab.instructions.top(6, n),
+                    ratio=round(value / floor, 2),
+                )  # fmt: skip
+
+
+def whole_client(lab: Lab) -> None:
+    """B4: the asyncio client against the floor, and the smallest asyncio client beside it."""
+    n = 320
+    floor = lab.count("floor.pub", 1, 64, 40)
+    for name, mode, bare, ratio in (
+        ("mqtt.pub.q1.64.aio16", "aio.pub", "bare.pub", 1.5),
+        ("mqtt.pub.q1.64.aio1", "aio.one", "bare.one", 5.0),
+    ):
+        smallest = lab.count(bare, 1, 64, n, heap="1m")
+        value = lab.count(mode, 1, 64, n, heap="1m")
+        lab.bench.add(
+            name, value, "instr", n=n, build=lab.build, floor=floor,
+            goal=round(floor * ratio),
+            why=f"the smallest asyncio client takes {smallest:,} here, so asyncio leaves "
+            f"{value - smallest:,} to this one; most: " + lab.instructions.top(6, n),
+            ratio=round(value / floor, 2), bare=smallest,
+        )  # fmt: skip
+
+
+def heap(lab: Lab) -> None:
+    """B5, B6, B8: bytes of heap on a 32-bit build."""
+    n = 40
+    for qos, goal in ((0, 64), (1, 96)):
+        used, _ = lab.plainly("core.pub+heap", qos, 64, n, "unix32")
+        lab.bench.add(
+            f"mqtt.pub.q{qos}.64.heap", round(used / n, 1), "B", n=n, build="unix32", goal=goal
+        )
+    for qos in (0, 1):
+        for size in (64, 1024):
+            used, _ = lab.plainly("core.recv+heap", qos, size, n, "unix32")
+            lab.bench.add(
+                f"mqtt.recv.q{qos}.{NAMES[size]}.heap", round(used / n, 1), "B", n=n,
+                build="unix32", goal=0,
+            )  # fmt: skip
+    used, _ = lab.plainly("aio.one+heap", 1, 64, n, "unix32")
+    lab.bench.add("mqtt.pub.q1.64.aio1.heap", round(used / n), "B", n=n, build="unix32", goal=400)
+    used, _ = lab.plainly("ram", 0, 0, 0, "unix32")
+    lab.bench.add(
+        "mqtt.connected.heap", used, "B", build="unix32", goal=1024,
+        why="three tasks' frames, the session's and the client's attributes",
+    )  # fmt: skip
+    used, _ = lab.plainly("import", 0, 0, 0, "unix32")
+    lab.bench.add("mqtt.import.heap", used, "B", build="unix32")
+
+
+def wire(lab: Lab) -> None:
+    """B1: TLS records and bytes per PUBLISH."""
+    limit = 4096  # OUT_CONTENT_LEN of the unix64 build
+    for qos in (0, 1):
+        for size in (64, 1024, 4000, 16384):
+            found = []
+            for n in (10, 30):
+                with Relay(lab.broker.tls_port, count_records=True) as relay:
+                    lab.plainly("core.pub", qos, size, n, lab.build, relay.port)
+                found.append(relay.connections[0].records[TO_SERVER])
+            records = (found[1].application - found[0].application) / 20
+            length = (found[1].wire - found[0].wire) / 20
+            packet = (
+                size + 2 + len(TOPIC) + 2 * qos + (2 if size < 90 else 3 if size < 16000 else 4)
+            )
+            lab.bench.add(
+                f"mqtt.pub.q{qos}.{size}.records", records, "records", n=20, build=lab.build,
+                goal=-(-packet // limit), wire_bytes=length,
+            )  # fmt: skip
+
+
+def rate(lab: Lab) -> None:
+    """B2: QoS 1, each PUBACK awaited, on loopback; compared with the floor of the same run."""
+    n, best, floor = 2000, 0.0, 0.0
+    for _ in range(3):
+        _, took = lab.plainly("floor.pub", 1, 64, n, lab.build)
+        floor = max(floor, n / took * 1e6)
+        _, took = lab.plainly("aio.one", 1, 64, n, lab.build)
+        best = max(best, n / took * 1e6)
+    goal = min(10000.0, 0.3 * floor)
+    lab.bench.add(
+        "mqtt.pub.q1.64.rate", round(best), "1/s", n=n, build=lab.build, floor=round(floor),
+        goal=round(goal), cmp=">=", why="a figure of this machine in this minute, two shared cores",
+    )  # fmt: skip
+
+
+def window(lab: Lab) -> None:
+    """Why the window is 8 by default: what a message costs over the size of the window."""
+    for size in (1, 2, 4, 8, 16, 32):
+        value = lab.count(f"aio.win+{size}", 1, 64, 320, heap="1m")
+        lab.bench.add(f"mqtt.window.{size}.aio", value, "instr", n=320, build=lab.build)
+
+
+def size(lab: Lab) -> None:
+    """B7: compiled size of the modules a publishing and subscribing device loads."""
+    import subprocess
+    import tempfile
+
+    folder = interpreters.firmware_folder() / "azure_iot" / "mqtt"
+    compiler = interpreters.build_folder() / "bin" / "mpy-cross"
+    sizes: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as out:
+        for name in (*CORE, "stream"):
+            target = Path(out) / f"{name}.mpy"
+            subprocess.run(
+                [str(compiler), "-O3", "-o", str(target), f"{name}.py"], cwd=folder, check=True
+            )
+            sizes[name] = target.stat().st_size
+    total = sum(sizes[name] for name in CORE)
+    parts = ", ".join(f"{name} {sizes[name]:,}" for name in CORE)
+    lab.bench.add(
+        "mqtt.size.mpy", total, "B", build="mpy-cross", goal=6144,
+        why=f"{parts}; names alone take a third, the texts of the rules 1.2 KB",
+    )  # fmt: skip
+    lab.bench.add("mqtt.size.stream.mpy", sizes["stream"], "B", build="mpy-cross")
+
+
+def token(lab: Lab) -> None:
+    """B11: instructions and heap of a SAS token, against the direct computation."""
+    direct, _ = lab.instructions.run(SCRIPT, *lab.args("sas.direct", 0, 0, 10))
+    ours, _ = lab.instructions.run(SCRIPT, *lab.args("sas.token", 0, 0, 10))
+    lab.bench.add(
+        "mqtt.sas.token", ours // 10, "instr", n=10, build=lab.build, floor=direct // 10,
+        goal=round(direct / 10 * 1.1), why=lab.instructions.top(6, 10),
+    )  # fmt: skip
+    used, _ = lab.plainly("sas.token+heap", 0, 0, 10, "unix32")
+    least, _ = lab.plainly("sas.direct+heap", 0, 0, 10, "unix32")
+    lab.bench.add(
+        "mqtt.sas.heap", used // 10, "B", n=10, build="unix32", floor=least // 10,
+        goal=round(least / 10 * 1.1),
+    )  # fmt: skip
+
+
+PARTS: dict[str, Callable[[Lab], None]] = {
+    "size": size,
+    "wire": wire,
+    "heap": heap,
+    "rate": rate,
+    "core": protocol_path,
+    "aio": whole_client,
+    "window": window,
+    "token": token,
+}
+
+
+def peers(bench: runner.Bench) -> None:
+    """Rows of other clients, recorded elsewhere: never measured here, never a goal."""
+    recorded: dict[str, Any] = json.loads(
+        (Path(__file__).parent / "peers.json").read_text(encoding="utf-8")
+    )
+    for row in recorded["rows"]:
+        bench.add(
+            row["id"], row["value"], row["unit"], n=row.get("n", 1), build=row["build"],
+            peer=row["peer"], recorded=recorded["recorded"],
+        )  # fmt: skip
+
+
+@click.command("mqtt")
+@click.option("--only", metavar="PART", help=f"One of {', '.join(PARTS)}.")
+@click.option("--build", default="unix64", show_default=True, help="For the instruction counts.")
+@click.option("--compare", metavar="FILE", help="Show the values of an earlier --json beside.")
+@click.option(
+    "--peers", "with_peers", is_flag=True, help="Add the recorded rows of other clients."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def command(
+    only: str | None, build: str, compare: str | None, with_peers: bool, as_json: bool
+) -> None:
+    """Measure the MQTT client against the smallest client on the same TLS socket.
+
+    Example: taproot bench mqtt --only size
+    """
+    if only and only not in PARTS:
+        raise UsageFailed(f"no part '{only}': one of {', '.join(PARTS)}")
+    bench = runner.Bench("taproot bench mqtt", as_json, compare)
+    started = time.monotonic()
+    with Mosquitto() as broker:
+        lab = Lab(bench, broker, build)
+        for name, work in PARTS.items():
+            if only in (None, name):
+                work(lab)
+    if with_peers:
+        peers(bench)
+    bench.report.say(f"{time.monotonic() - started:.0f} s")
+    bench.report.finish()
