@@ -28,7 +28,7 @@ from urllib.parse import quote
 import azure.iot.device as sync_sdk
 import azure.iot.device.aio as aio_sdk
 from azure.iot.device import X509, Message, MethodResponse
-from azure.iot.device.exceptions import ClientError, CredentialError
+from azure.iot.device.exceptions import ClientError, CredentialError, NoConnectionError
 
 CLASSES = ("IoTHubDeviceClient", "IoTHubModuleClient", "ProvisioningDeviceClient")
 JOB = json.load(sys.stdin)
@@ -209,6 +209,7 @@ def options(case: dict) -> dict:
         "server_verification_cert": JOB["root_pem"],
         "websockets": case["transport"] == "ws",
         "keep_alive": 30,
+        **({"connection_retry_interval": 1} if case["kind"] == "dropped" else {}),
     }
 
 
@@ -502,7 +503,43 @@ async def refused_dps_case(case: dict) -> None:
         raise AssertionError("the key was taken")
 
 
+async def gateway_case(case: dict) -> None:
+    """A realistic hub name without DNS: TCP and TLS go to the gateway, identity to the hub."""
+    client = make(case, "connection_string")
+    client.observe()
+    await client.call("connect")
+    await telemetry(client)
+    await end(client)
+
+
+async def dropped_case(case: dict) -> None:
+    """A connection that the hub drops comes back, and QoS 1 brings every message across."""
+    client = make(case, "connection_string")
+    client.observe()
+    await client.call("connect")
+    for number in range(4):
+        if number % 2:
+            await asyncio.to_thread(control, "drop", identity=client.identity)
+        while True:  # what an application does while the SDK has not noticed the drop yet
+            try:
+                await client.call("send_message", f"message {number}")
+            except NoConnectionError:
+                await asyncio.sleep(0.1)
+            else:
+                break
+    found = await asyncio.to_thread(control, "messages", identity=client.identity)
+    texts = [message["text"] for message in found]
+    check(sorted(set(texts)) == [f"message {n}" for n in range(4)], f"{texts}")
+    check(False in client.states, "no disconnection was noticed")
+    await until(lambda: client.sdk.connected, "reconnection")
+    check(all("ConnectionDroppedError" in error for error in client.errors), f"{client.errors}")
+    client.errors.clear()  # the drops are told to the application too
+    await end(client)
+
+
 CASES = {
+    "gateway": gateway_case,
+    "dropped": dropped_case,
     "hub": hub_case,
     "dps": dps_case,
     "refused": refused_case,

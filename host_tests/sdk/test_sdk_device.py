@@ -15,6 +15,7 @@ from taproot.emulator.credentials import derive_key
 from taproot.pki import Authority
 
 # Not emulated: the IoT Edge runtime's local socket and its method calls through it.
+REAL_NAME = "myhub.azure-devices.net"
 LEFT_OUT = {"create_from_edge_environment", "invoke_method"}
 GROUP_KEY = (
     "8isrFI1sGsIlvvFSSFRiMfCNzv21fjbE/+ah/lSh3lF8e2YG1Te7w1KpZhJFFXJrqYKi9yegxkqIChbqOS9Egw=="
@@ -22,6 +23,10 @@ GROUP_KEY = (
 
 ALL = set(itertools.product(("sync", "aio"), ("tcp", "ws"), ("sas", "x509")))
 CLIENTS = ("device", "module", "dps")
+
+
+def named(name):
+    return {"name": name, "device": name, "identity": name}
 
 
 class Maker:
@@ -67,6 +72,29 @@ class Maker:
             "resource": f"localhost/{record.resource}",
         }  # fmt: skip
 
+    def others(self):
+        """A realistic hub name behind a gateway, dropped connections, DPS that makes one wait."""
+        base = {"flavour": "aio", "transport": "tcp", "auth": "sas"}
+        device = self.emu.add_device("other-gateway")
+        text = (
+            f"HostName={REAL_NAME};DeviceId={device.id};SharedAccessKey={device.primary_key};"
+            "GatewayHostName=localhost"
+        )
+        yield {**base, "kind": "gateway", "connection_string": text} | named("other-gateway")
+        for transport in ("tcp", "ws"):
+            name = f"other-dropped-{transport}"
+            text = self.emu.add_device(name).connection_string
+            yield {
+                **base, "kind": "dropped", "transport": transport, "connection_string": text
+            } | named(name)  # fmt: skip
+        key = derive_key(GROUP_KEY, "other-patience")
+        self.emu.enroll(
+            "other-patience", primary_key=key, polls=2, retry_after=1, payload={"given": 1}
+        )
+        self.emu.dps_fail("other-patience", status=429, retry_after=1, on="register")
+        self.emu.dps_fail("other-patience", status=503, retry_after=1, on="query")
+        yield {**base, "kind": "dps", "key": key} | named("other-patience")
+
     def refusals(self):
         device = self.emu.add_device("refused-key")
         disabled = self.emu.add_device("refused-disabled")
@@ -90,10 +118,10 @@ class Maker:
 def report(sdk_python, tmp_path_factory):
     """One process of the SDK that has run every case of this run."""
     folder = tmp_path_factory.mktemp("sdk")
-    with running(EmulatorConfig()) as emu:
+    with running(EmulatorConfig(host_names=["localhost", REAL_NAME])) as emu:
         maker = Maker(emu, folder)
         cases = [maker.case(client, *c) for client in CLIENTS for c in sorted(ALL)]
-        cases += maker.refusals()
+        cases += [*maker.others(), *maker.refusals()]
         job = {
             "host": "localhost",
             "mqtt_port": emu.mqtt_port,
@@ -111,6 +139,7 @@ def report(sdk_python, tmp_path_factory):
 
 
 NAMES = [f"{client}-{'-'.join(c)}" for client in CLIENTS for c in sorted(ALL)]
+NAMES += [f"other-{what}" for what in ("gateway", "dropped-tcp", "dropped-ws", "patience")]
 NAMES += [f"refused-{what}" for what in ("key", "absent", "disabled", "cert", "dps")]
 
 
