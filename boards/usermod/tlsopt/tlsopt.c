@@ -872,6 +872,11 @@ static MP_DEFINE_STR_OBJ(tlsopt_version, MBEDTLS_VERSION_STRING);
 #else
 #define HAS_CA_CALLBACK MP_ROM_FALSE
 #endif
+#if defined(TLSOPT_BIGNUM)
+#define HAS_BIGNUM MP_ROM_TRUE // the module tlsbignum is linked
+#else
+#define HAS_BIGNUM MP_ROM_FALSE
+#endif
 #if defined(MBEDTLS_SSL_PROTO_TLS1_3)
 #define HAS_TLS13 MP_ROM_TRUE
 #else
@@ -900,6 +905,7 @@ static const mp_rom_map_elem_t tlsopt_globals_table[] = {
     { MP_ROM_QSTR(MP_QSTR_KEEP_PEER_CERTIFICATE), HAS_KEEP_PEER },
     { MP_ROM_QSTR(MP_QSTR_MFL), HAS_MFL },
     { MP_ROM_QSTR(MP_QSTR_CA_CALLBACK), HAS_CA_CALLBACK },
+    { MP_ROM_QSTR(MP_QSTR_BIGNUM), HAS_BIGNUM },
     { MP_ROM_QSTR(MP_QSTR_TLS13), HAS_TLS13 },
     { MP_ROM_QSTR(MP_QSTR_MBEDTLS_VERSION), MP_ROM_PTR(&tlsopt_version) },
 };
