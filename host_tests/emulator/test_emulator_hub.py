@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import random
 import time
 from contextlib import contextmanager
 
@@ -580,3 +581,52 @@ def test_a_device_is_registered_once(hub, device):
     with pytest.raises(RegistryError) as caught:
         hub.add_device(device.id)
     assert caught.value.status == 409
+
+
+# -- hostile devices -------------------------------------------------------------------------
+
+
+def test_any_publish_and_subscribe_is_answered_or_closes(hub, count):
+    """Well-formed packets with hostile content: the hub answers or closes, and never fails inside.
+
+    A failure inside ends the module's emulator with an error, whatever the device sees.
+    """
+    source = random.Random(41)
+    maker = make_device(hub, "hostile")
+    device = next(maker)
+    pieces = ["devices/hostile/messages/events/", "$iothub/twin/GET/", "$iothub/twin/PATCH/properties/reported/",
+              "$iothub/methods/res/", "$iothub/credentials/POST/issueCertificate/", "?$rid=", "200", "-1", "/", "&",
+              "=", "%", "%zz", "%24.ct", "\u20ac", "9" * 400, "$version=x", "$rid", "modules/m/", "$.exp=", ";"]  # fmt: skip
+    bodies = [b"", b" ", b"null", b"1", b'"x"', b"{}", b'{"a":1}', b'{"$version":5}', b"[]", b"\xff", b"{" * 2000,
+              b'{"a":' * 500, b'{"a":1e999}', b'{"a":-0}', b'{"\\ud800":1}', b'{"a":"\\ud800"}', b'{"":1}']  # fmt: skip
+    filters = [
+        TWIN,
+        DESIRED,
+        METHODS,
+        device.inbox,
+        "#",
+        "+/+",
+        "$iothub/credentials/res/#",
+        "$share/x/y",
+    ]
+    link, closes = None, 0
+    for number in range(1, count(1500, 50_000)):
+        if link is None:
+            link = device.connect(query="api-version=2025-08-01-preview")
+            closes += 1
+        topic = "".join(source.choices(pieces, k=source.randrange(1, 6)))
+        if source.randrange(4) == 0:
+            topic = source.choice(pieces[:5]) + "?$rid=" + topic
+        data = publish(topic[:60_000], source.choice(bodies), 1, number % 60_000 + 1)
+        if source.randrange(5) == 0:
+            data = subscribe(number % 60_000 + 1, (source.choice(filters), source.randrange(3)))
+        try:
+            link.send(data)
+            while link.take()[0] >> 4 not in (wire.PUBACK, wire.SUBACK):
+                pass
+        except (OSError, wire.Closed):
+            link.close()
+            link = None
+    assert closes > 10
+    next(maker, None)
+    assert hub.emulator.internal_errors == []

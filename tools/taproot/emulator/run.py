@@ -205,7 +205,10 @@ class Running:
 
 @contextmanager
 def running(config: EmulatorConfig | None = None) -> Iterator[Running]:
-    """Run the emulator in a thread for the length of a `with` block."""
+    """Run the emulator in a thread for the length of a `with` block.
+
+    Raises RuntimeError at the end of the block when the emulator itself has failed meanwhile.
+    """
     loop = asyncio.new_event_loop()
     emulator = Emulator(config)
     thread = threading.Thread(target=loop.run_forever, name="taproot-emulator", daemon=True)
@@ -221,6 +224,8 @@ def running(config: EmulatorConfig | None = None) -> Iterator[Running]:
             loop.call_soon_threadsafe(loop.stop)
             thread.join(10)
             loop.close()
+    if emulator.internal_errors:
+        raise RuntimeError(f"the emulator failed inside: {emulator.internal_errors[0]}")
 
 
 async def _finish() -> None:

@@ -102,6 +102,7 @@ class Emulator:
         self._plain: asyncio.Server | None = None
         self._plan: asyncio.Task[None] | None = None
         self._stopping: list[Any] = []
+        self.internal_errors: list[str] = []
 
     # -- life -------------------------------------------------------------------------------
 
@@ -109,6 +110,7 @@ class Emulator:
         """Open every listener."""
         from taproot.emulator.control import Control  # imports this module
 
+        asyncio.get_running_loop().set_exception_handler(self._internal)
         self._apply_templates()
         if self.config.state_dir is not None:
             self.state = State(self.config.state_dir)
@@ -144,6 +146,14 @@ class Emulator:
             )
         if self.config.random_faults:
             self._plan = asyncio.create_task(self._random_faults())
+
+    def _internal(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A fault of the emulator itself: recorded, and told on stderr as asyncio does."""
+        error = context.get("exception")
+        text = f"{context.get('message')}: {type(error).__name__ if error else ''} {error or ''}"
+        self.internal_errors.append(text)
+        self.recorder.emit("internal_error", text=text)
+        loop.default_exception_handler(context)
 
     async def _start_https(self, port: int) -> None:
         await self.front.start()

@@ -49,11 +49,18 @@ def _check_object(value: Json, where: str, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise TwinError(f"{where} is nested deeper than {MAX_DEPTH} levels")
     for name, inner in value.items():
-        if not name or len(name.encode()) > MAX_NAME:
+        if not name or _bytes(name, where) > MAX_NAME:
             raise TwinError(f"{where}: a property name has 1 to {MAX_NAME} bytes")
         if any(c in ".$ " or ord(c) < 32 or 127 <= ord(c) < 160 for c in name):
             raise TwinError(f"{where}: '{name[:40]}' contains a character that names may not")
         _check_value(inner, f"{where}.{name[:40]}", depth)
+
+
+def _bytes(text: str, where: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise TwinError(f"{where}: half a surrogate pair is no text") from None
 
 
 def _check_value(value: object, where: str, depth: int) -> None:
@@ -67,7 +74,7 @@ def _check_value(value: object, where: str, depth: int) -> None:
                 raise TwinError(f"{where}: an array may not hold null")
             _check_value(inner, where, depth + 1)
     elif isinstance(value, str):
-        if len(value.encode("utf-8", "surrogatepass")) > MAX_STRING:
+        if _bytes(value, where) > MAX_STRING:
             raise TwinError(f"{where} is a string of more than {MAX_STRING} bytes")
     elif isinstance(value, bool) or value is None:
         pass
@@ -85,7 +92,7 @@ def size(value: object) -> int:
     if isinstance(value, list):
         return sum(size(inner) for inner in value)
     if isinstance(value, str):
-        return len("".join(c for c in value if ord(c) >= 32).encode("utf-8", "surrogatepass"))
+        return len("".join(c for c in value if ord(c) >= 32).encode())
     if isinstance(value, bool):
         return 4
     return 8 if isinstance(value, (int, float)) else 0
