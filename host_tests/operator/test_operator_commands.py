@@ -455,9 +455,5 @@ def test_passphrase_file_must_hold_one(operator) -> None:
 
 def test_nothing_but_the_vectors_uses_derivable_keys() -> None:
     tools = Path(keys.__file__).resolve().parents[1]
-    users = [
-        path.name
-        for path in tools.rglob("*.py")
-        if "trust.seeded" in path.read_text()
-    ]
+    users = [path.name for path in tools.rglob("*.py") if "trust.seeded" in path.read_text()]
     assert users == ["vectors.py"]

@@ -404,3 +404,20 @@ def test_rollout_that_breaks_off_is_in_the_ledger(managed, empty, fleet_of, monk
     assert "the hub is gone" in managed.fails(publish(empty, "--stages 34,100"), 3)
     last = json.loads((managed.home / "ledger.jsonl").read_text().splitlines()[-1])
     assert last["command"] == "publish" and len(last["facts"]["stages"]) >= 1
+
+
+def test_download_that_the_device_tries_again_is_no_failure_yet(managed, empty, fleet_of) -> None:
+    devices = fleet_of(1, refusing={0: "DOWNLOAD"})
+    timer = threading.Timer(0.5, lambda: devices[0].report(version=2, last_error=None))
+    timer.start()
+    body = managed.ok(publish(empty, "--stages 100"))
+    timer.join()
+    assert body["stages"][0]["good"] == ["d0"]
+
+
+def test_download_that_never_succeeds_fails_with_its_reason(managed, empty, fleet_of) -> None:
+    fleet_of(1, refusing={0: "DOWNLOAD"})
+    line = publish(empty, "--stages 100").replace("--stage-timeout 15", "--stage-timeout 0.6")
+    answer = managed.run(line, json_too=True)
+    assert answer.code == 1
+    assert "DOWNLOAD: no" in answer.body["stages"][0]["failed"]["d0"]

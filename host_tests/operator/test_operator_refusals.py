@@ -82,7 +82,7 @@ def refused(managed, code: str, line: str = "build --version 2") -> str:
 
 def test_root_leaves_without_any_status(managed) -> None:
     managed.ok("remove-root digicert-global-root-g3")
-    refused(managed, "no-status")
+    assert "devices:" not in refused(managed, "no-status")
 
 
 def test_root_leaves_with_an_old_status(managed, status, clock) -> None:
@@ -233,6 +233,12 @@ def test_no_root_for_dps_where_devices_register(managed) -> None:
         entry["use"] = ["hub"]
     path.write_text(json.dumps(body))
     assert "dps = true" in refused(managed, "no-dps")
+
+
+def test_bundle_like_the_one_before_finds_nothing(managed, status) -> None:
+    status(twin("a", via=G2))
+    assert managed.ok("build --version 2 --min-version 1")["findings"] == []
+    assert managed.ok("build --version 2 --min-version 2")["findings"] == []
 
 
 def test_retired_root_is_not_added_at_all(managed) -> None:

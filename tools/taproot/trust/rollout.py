@@ -5,8 +5,9 @@ for what devices report, stopping and taking the offer back where something fail
 Not for: whether the bundle may be published at all (guards.py).
 
 A device has succeeded when it reports this version (and key-set) as good; it has failed when its
-last error names this version. Devices that are not connected keep the offer in their twin and
-take it at their next connect: they neither hold a stage up nor fail it.
+last error names this version, unless it is one that the device retries by itself. Devices that
+are not connected keep the offer in their twin and take it at their next connect: they neither
+hold a stage up nor fail it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from taproot.trust.package import desired_twin, desired_url
 METHOD = "trust.install"
 CHANNELS = ("url", "twin", "method")
 MAX_METHOD = 128_000
+RETRIED = ("DOWNLOAD",)  # the device tries again by itself
 _WITHDRAWN: dict[str, Any] = {"trust": None}
 
 
@@ -127,7 +129,8 @@ def outcome(twin: dict[str, Any], offer: Offer) -> tuple[str, str]:
         if int(trust.get("key_version") or 0) >= offer.key_version:
             return "good", ""
     if error.get("version") == offer.version:
-        return "failed", f"{error.get('code')}: {error.get('text')}"
+        said = f"{error.get('code')}: {error.get('text')}"
+        return ("waiting" if error.get("code") in RETRIED else "failed"), said
     return "waiting", f"reports version {version}, state {state}"
 
 
