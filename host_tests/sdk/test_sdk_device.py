@@ -131,7 +131,7 @@ def report(sdk_python, tmp_path_factory):
             "control_token": emu.control_token,
             "id_scope": emu.emulator.config.id_scope,
             "cases": cases,
-            "parallel": 8,
+            "parallel": 16,
         }
         found = drive(sdk_python, "driver.py", job, 300)
         found["events"] = emu.events()
