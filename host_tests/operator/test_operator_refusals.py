@@ -82,7 +82,7 @@ def refused(managed, code: str, line: str = "build --version 2") -> str:
 
 def test_root_leaves_without_any_status(managed) -> None:
     managed.ok("remove-root digicert-global-root-g3")
-    assert "devices:" not in refused(managed, "no-status")
+    assert "\n    devices:" not in refused(managed, "no-status")
 
 
 def test_root_leaves_with_an_old_status(managed, status, clock) -> None:
