@@ -104,6 +104,18 @@ def test_whole_way_of_an_operator_with_a_real_device(
         operator.ok(f"remove-root {root[:16]}")
         said = operator.fails("build", 1)
         assert "in-use: " in said and f"devices: {NAME}" in said and "unproven: " in said
+
+        # Told twice, it is built and offered; the device tries it, goes back and says why.
+        twice = "--despite in-use --despite unproven --confirm-fleet contoso-esp32"
+        operator.release(5, twice)
+        line = publish(hub, f"--stages 100 --stage-timeout 90 --offline-grace 90 {twice}")
+        answer = operator.run(line, json_too=True)
+        assert answer.code == 1, answer.out
+        (stage,) = answer.body["stages"]
+        assert "X509" in stage["failed"][NAME] and stage["withdrawn"] == [NAME]
+        after = wait(hub, lambda t: t.get("version") == 4 and t["state"] == "reverted")
+        assert after["via"] == root and after["last_error"]["version"] == 5
+        assert "trust" not in hub.twin(NAME)["properties"]["desired"]
     except AssertionError as error:
         raise AssertionError(f"{error}\n{device.errors[-20:]}") from error
     finally:
