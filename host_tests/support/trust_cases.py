@@ -697,7 +697,7 @@ class Catalogue:
         self.add(
             "json_der_with_escapes",
             "H14",
-            self.signed(text.replace(der, der.replace(b"A", b"\\u0041", 1))),
+            self.signed(text.replace(der, b"\\u004D" + der[1:])),
             "MALFORMED",
         )
 
@@ -725,7 +725,7 @@ class Catalogue:
         whole("envelope_payload_missing", tm.package({"signatures": envelope["signatures"]}))
         whole("envelope_signatures_missing", tm.package({"payload": envelope["payload"]}))
         whole("envelope_payload_a_number", tm.package(dict(envelope, payload=7)))
-        escaped = envelope["payload"].replace("A", "\\u0041", 1)
+        escaped = "\\u0065" + envelope["payload"][1:]
         typ = "trust-bundle+jws"
         signatures = [tm.signature(k, escaped, typ) for k in f.bundle_keys[:2]]
         raw = tm.package({"payload": "HERE", "signatures": signatures})

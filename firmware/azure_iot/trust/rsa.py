@@ -3,8 +3,7 @@
 Responsible for: RFC 8017 sections 8.1.2 and 8.2.2 with fixed parameters (R-05, H8), and for the
 form of a public key and its name (RFC 7638, R-09). Not for: which key may sign what (jws.py).
 
-`verify` is the whole interface; boards with the C module `tlsopt` put `tlsopt.verify` behind the
-same call (manager.py).
+`verify` is the whole interface; native.py puts C behind the same call where the firmware has it.
 """
 
 from binascii import b2a_base64
@@ -61,14 +60,20 @@ def thumbprint(n: bytes) -> str:
     return str(text.replace(b"+", b"-").replace(b"/", b"_"), "utf-8")
 
 
-def verify(key: Key, digest: bytes, signature: bytes) -> None:
-    """Raise BadSignatureError unless `signature` is the key's own over `digest`."""
+def require_form(key: Key, signature: bytes) -> None:
+    """Refuse a signature that is no number below the modulus, in as many bytes (RFC 8017, 5.2.2)."""
     size = len(key.modulus)
     if len(signature) != size:
         raise BadSignatureError("signature of %d bytes, key of %d" % (len(signature), size))
     # Equal length, so the order of the byte strings is that of the numbers.
     if signature >= key.modulus:
         raise BadSignatureError("signature not below the modulus")
+
+
+def verify(key: Key, digest: bytes, signature: bytes) -> None:
+    """Raise BadSignatureError unless `signature` is the key's own over `digest`."""
+    require_form(key, signature)
+    size = len(key.modulus)
     number = pow(int.from_bytes(signature, "big"), _EXPONENT, int.from_bytes(key.modulus, "big"))
     message = number.to_bytes(size, "big")
     if key.alg == "RS256":

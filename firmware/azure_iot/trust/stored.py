@@ -8,7 +8,7 @@ from micropython import const
 
 from azure_iot.errors import TrustError
 
-from . import files, rsa, state
+from . import files, native, state
 from .bundle import read_bundle, read_der
 from .errors import KeyChainError
 from .jws import BUNDLE, KEYS, payload_digest, scan_envelope, verify
@@ -48,14 +48,14 @@ class Stored:
         factory: "Factory",
         *,
         mirror: "Mirror | None" = None,
-        verifier: "Verifier" = rsa.verify,
+        verifier: "Verifier | None" = None,
     ) -> None:
         self.folder = folder
         self.factory = factory
         self.state = state.State()
         self.error: Exception | None = None
         self._mirror = mirror
-        self.verifier = verifier
+        self.verifier = verifier or native.verifier()
         self._record = 0
         self._uneven = False
         self._keyset = None
