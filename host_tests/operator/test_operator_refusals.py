@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import pytest
@@ -122,6 +123,30 @@ def test_probe_older_than_seven_days_or_failed_proves_nothing(managed, status) -
     assert "devices: a, b\n" in refused(managed, "unproven")
 
 
+def test_what_was_heard_seven_days_ago_counts_and_a_second_later_not(managed, status) -> None:
+    status(twin("a", via=MS_RSA, heard=ISSUED - 7 * DAY), twin("b", via=MS_RSA))
+    managed.ok("remove-root digicert-global-root-g3")
+    managed.ok("build --version 2")
+    status(twin("a", via=MS_RSA, heard=ISSUED - 7 * DAY - 1), twin("b", via=MS_RSA))
+    assert "devices: a\n" in refused(managed, "unproven")
+
+
+def test_root_of_the_cloud_that_is_not_listed_is_told(managed, status) -> None:
+    status(twin("a", via=G2))
+    managed.ok("remove-root digicert-global-root-g3")
+    (told,) = managed.ok("build --version 2")["findings"]
+    assert told["code"] == "missing-cloud-root" and not told["refuses"]
+    assert told["text"].startswith("DigiCert Global Root G3, a root of Azure,")
+
+
+def test_retired_root_that_came_in_by_another_way_is_found(managed) -> None:
+    bundle = managed.space.bundle(1)
+    baltimore = roots.catalogue().roots["baltimore-cybertrust-root"].der
+    bundle["roots"][0]["der"] = base64.b64encode(baltimore).decode()
+    codes = {f.code for f in guards.examine(bundle, _where(managed, 1)) if f.refuses}
+    assert "retired-root" in codes
+
+
 def test_unused_root_leaves_without_a_word_when_the_others_are_proven(managed, status) -> None:
     status(twin("a", via=G2), twin("b", via=MS_RSA))
     managed.ok("remove-root digicert-global-root-g3")
@@ -205,6 +230,8 @@ def test_retired_bootstraps_make_a_long_chain_walkable(managed) -> None:
     settings = managed.space.settings
     far = guards.Situation(settings, roots.catalogue(), ISSUED, None, None, 9, 40_000)
     assert [f.code for f in guards.walk_findings(far)] == ["unwalkable"]
+    four = guards.Situation(settings, roots.catalogue(), ISSUED, None, None, 5, 40_000)
+    assert "it takes 40000 B" in guards.walk_findings(four)[0].text
     settings.oldest_bootstrap = 9
     assert guards.walk_findings(far) == []
 
@@ -224,6 +251,7 @@ def _day(days: int):
 
 def test_bundle_that_ends_before_the_longest_absent_device_is_back(managed) -> None:
     refused(managed, "bundle-expires", "build --version 2 --lifetime-days 179")
+    managed.ok("build --version 2 --lifetime-days 180")
 
 
 def test_no_root_for_dps_where_devices_register(managed) -> None:
