@@ -51,6 +51,30 @@ def _writable(sock: "object") -> "object":
     yield asyncio.core._io_queue.queue_write(sock)  # type: ignore[attr-defined]
 
 
+class _Readable:
+    """What `await transport.readable()` runs: one object per transport, nothing per wait."""
+
+    def __init__(self, sock: "object") -> None:
+        self._sock = sock
+        self._end = StopIteration()
+        self._queued = False
+
+    def __iter__(self) -> "_Readable":
+        return self
+
+    def __next__(self) -> None:
+        if self._queued:
+            self._queued = False
+            raise self._end
+        self._queued = True
+        asyncio.core._io_queue.queue_read(self._sock)
+
+    def start(self) -> "_Readable":
+        """Wait anew, also after a wait that was cancelled."""
+        self._queued = False
+        return self
+
+
 async def _forever(waiter: "object", sock: "object") -> None:
     await waiter(sock)
 
@@ -77,6 +101,7 @@ class Transport:
         self.read_some = stream.readinto
         self.write_some = stream.write
         self._stream = stream
+        self._ready = _Readable(raw)
         self._context = context
         self._open = False  # handshake done
 
@@ -103,8 +128,8 @@ class Transport:
         return ConnectionDroppedError("connection lost: %s" % error, error)
 
     def readable(self) -> "object":
-        """Wait until there may be something to read; only after read_some gave None."""
-        return _readable(self.raw)
+        """Wait until there may be something to read; only after read_some had no more."""
+        return self._ready.start()
 
     async def read_into(self, buffer: memoryview) -> int:
         """Read at least one byte into `buffer`; 0 is the end of the stream."""

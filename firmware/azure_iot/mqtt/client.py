@@ -179,7 +179,8 @@ class MQTTClient(Connection):
         """Wait for the PUBACK of a message."""
         s = self.session
         while not s.done(number):
-            self._alive()
+            if self._task is None:
+                self._alive()
             await self._wait()
 
     def _kick(self) -> None:

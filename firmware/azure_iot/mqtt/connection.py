@@ -99,7 +99,7 @@ class Connection:
         self._changed = asyncio.Event()
         self._waiting = False
         self._task = self._link = self._write = self._error = self._sink = None
-        self._pumping = False
+        self._pumping = self._handling = False
         self._filters = {}
         self._answers = {}
         self._acks = []
@@ -178,7 +178,7 @@ class Connection:
 
     def _wait(self) -> "object":
         """Return what to await until something has changed."""
-        if asyncio.current_task() is self._task:
+        if self._handling and asyncio.current_task() is self._task:
             raise RuntimeError("a message handler must not wait for the link")
         self._waiting = True
         self._changed.clear()
@@ -317,32 +317,36 @@ class Connection:
         """Read and handle packets until the link ends."""
         s = self.session
         read = getattr(link, "read_some", _full)
+        step = s.next
         turns = 0
         while True:
-            n = read(s.space())
-            if n is None:
+            view = s.space()
+            n = read(view)
+            if n is None and read is _full:
+                self._notify()
+                n = await link.read_into(view)
+            if n:
+                event = step(n)
+                while event:
+                    if event == MESSAGE:
+                        later = self._message(s)
+                        if later is not None:
+                            await later
+                    else:
+                        await self._event(event)
+                    event = step()
+                if self._error is not None:  # a write of ours has failed meanwhile
+                    raise self._error
+            elif n is not None:
+                raise ConnectionDroppedError("closed by the peer")
+            turns += 1
+            if n is None or n < len(view) and read is not _full:
+                # nothing is left: a stream reads on until it has filled the view or must wait
                 turns = 0
                 if self._waiting:
                     self._notify()
-                if read is not _full:
-                    await link.readable()
-                    continue
-                n = await link.read_into(s.space())
-            if not n:
-                raise ConnectionDroppedError("closed by the peer")
-            event = s.next(n)
-            while event:
-                if event == MESSAGE:
-                    later = self._message(s)
-                    if later is not None:
-                        await later
-                else:
-                    await self._event(event)
-                event = s.next()
-            if self._error is not None:  # a write of ours has failed meanwhile
-                raise self._error
-            turns += 1
-            if turns == _READS:
+                await link.readable()
+            elif turns == _READS:
                 turns = 0
                 self._notify()
                 await asyncio.sleep_ms(0)
@@ -366,11 +370,14 @@ class Connection:
 
     async def _await(self, result: "object", pid: int) -> None:
         """Wait for a handler that is a coroutine, then acknowledge."""
+        self._handling = True
         try:
             await result
         except Exception as error:
             self._blame(error)
             return
+        finally:
+            self._handling = False
         if pid:
             self._acknowledge(pid)
 
