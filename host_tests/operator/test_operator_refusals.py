@@ -119,9 +119,9 @@ def test_root_leaves_and_a_device_has_proved_no_other(managed, status) -> None:
 
 def test_probe_older_than_seven_days_or_failed_proves_nothing(managed, status) -> None:
     status(
-        twin("a", via=None, probes=[probe(MS_RSA, at=ISSUED - 8 * DAY)]),
+        twin("a", via=None, probes=[probe(MS_RSA, at=ISSUED - 7 * DAY - 1)]),
         twin("b", via=None, probes=[probe(MS_RSA, result="FAILED")]),
-        twin("c", via=None, probes=[probe(MS_RSA, at=ISSUED - 6 * DAY)]),
+        twin("c", via=None, probes=[probe(MS_RSA, at=ISSUED - 7 * DAY)]),
     )
     managed.ok("remove-root digicert-global-root-g2")
     assert "devices: a, b\n" in refused(managed, "unproven")
