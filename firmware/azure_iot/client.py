@@ -104,7 +104,9 @@ class IoTHubDeviceClient(ManagedConnection):
             raise ServiceError(
                 "a message of %d bytes, the hub takes %d" % (len(message.data), hub.MAX_D2C), 413
             )
-        topic = hub.events_topic(self._base, message.bag())
+        bag = message.bag()
+        # One topic for all messages without properties: a full queue holds it only once.
+        topic = hub.events_topic(self._base, bag) if bag else self._events
         number = await self._mqtt.publish(topic, message.data, 1, wait=wait)
         if wait:
             await self._mqtt.delivered(number)

@@ -71,6 +71,7 @@ class HubConnection:
         self.clock = clock or default()
         self.trust = trust
         self._base = hub.base_topic(identity.device_id, identity.module_id)
+        self._events = hub.events_topic(self._base)
         self._options = (twin_timeout_s * 1000, inbox_size, max_inbound)
         self.keeper = TimeKeeper(self.clock, sync=sync_time, trust=trust, port=https_port)
         self._link = HubLink(
@@ -115,7 +116,7 @@ class HubConnection:
         self._twin = None
         self._methods = None
         self._c2d = None
-        self._reported = ""
+        self._reported = b""
         self._tasks = []
         self._settling = None
         self.on_event = None

@@ -8,6 +8,7 @@ reported sections, closing the connection where memory is short. Not for: judgin
 import asyncio
 import gc
 import json
+from hashlib import sha256
 
 from micropython import const
 
@@ -114,10 +115,10 @@ class ManagedConnection(HubConnection):
         from .report import sections
 
         body = sections(self.trust, self._link.facts, self.clock)
-        text = json.dumps(body)
-        if text != self._reported:
+        digest = sha256(json.dumps(body).encode()).digest()
+        if digest != self._reported:
             await self._use_twin().patch(body)
-            self._reported = text
+            self._reported = digest
 
     def _on_trust_change(self, reason: str) -> None:
         log.info("trust: %s", reason)
