@@ -434,10 +434,11 @@ class ServiceAPI:
 
     # -- queries ----------------------------------------------------------------------------
 
-    def _documents(self, collection: str) -> Iterator[dict[str, Any]]:
+    def _documents(self, collection: str, after: str = "") -> Iterator[dict[str, Any]]:
+        """Yield twins in the order of their keys, from the one behind `after` on."""
         modules = collection == "devices.modules"
         for found in sorted(self.hub.registry.all(), key=_order):
-            if modules == bool(found.module_id):
+            if modules == bool(found.module_id) and _order(found) > after:
                 yield self.document(found)
 
     def _query(self, request: Request, fields: dict[str, str]) -> Response:
@@ -458,9 +459,8 @@ class ServiceAPI:
             limit = size if parsed.top is None else min(size, parsed.top - taken)
             where = parsed.where
             matches: list[dict[str, Any]] = []
-            for document in self._documents(parsed.collection):
-                key = _key(document)
-                if key > after and (where is None or where(document) is True):
+            for document in self._documents(parsed.collection, after):
+                if where is None or where(document) is True:
                     matches.append(document)
                     if len(matches) > limit:
                         break
