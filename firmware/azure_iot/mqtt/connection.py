@@ -93,6 +93,7 @@ class Connection:
         self._credentials = credentials or (username, None)
         self._will = will
         self._limits = (max_pending, max_pending_bytes)
+        self._at_once = False
         self._backoff = backoff or Backoff(
             500, 120000, _random, window_ms=first_window(fleet_size_hint)
         )
@@ -169,6 +170,7 @@ class Connection:
     async def reconnect(self, error: "Exception | None" = None) -> None:
         """Drop the link, if any, and connect again now."""
         self._backoff.reset()
+        self._at_once = self._link is not None
         self._drop(error or ConnectionDroppedError("reconnect asked for"))
         self._notify()
 
@@ -226,7 +228,10 @@ class Connection:
             await self._pause()
 
     async def _pause(self) -> None:
-        """Wait before the next attempt; reconnect() ends the wait."""
+        """Wait before the next attempt; after or during reconnect() not at all."""
+        if self._at_once:
+            self._at_once = False
+            return
         end = clock.ticks_add(clock.ticks_ms(), self._backoff.next())
         while self._backoff.attempts:
             left = clock.ticks_diff(end, clock.ticks_ms())
@@ -348,10 +353,14 @@ class Connection:
                 await link.readable()
             elif turns == _READS:
                 turns = 0
-                self._notify()
-                await asyncio.sleep_ms(0)
-            while len(self._acks) > _ACKS:
-                await asyncio.sleep_ms(10)
+                await self._relax()
+
+    async def _relax(self) -> None:
+        """Give other tasks a turn; read no further while too many PUBACKs wait for a writer."""
+        self._notify()
+        await asyncio.sleep_ms(0)
+        while len(self._acks) > _ACKS:
+            await asyncio.sleep_ms(10)
 
     def _message(self, s: Session) -> "object | None":
         """Hand a message over and acknowledge it; return what is still to be awaited."""

@@ -222,10 +222,12 @@ class Sender:
         return self._out_view, start, at
 
     def _long(self, payload: bytes, end: int) -> memoryview:
-        """Put `payload` before `end`, the header before the topic; return the packet."""
+        """Put `payload` before `end`, the header before the topic; return the packet.
+
+        Hot path for up to 16 KB; at most eleven places, see publish.
+        """
         out = self._out
         at = end - len(payload)
-        head = out[3]
         size = end - 5
         if end > len(out):
             end = len(out)
@@ -233,9 +235,16 @@ class Sender:
             self.rest = payload[end - at :]
             payload = payload[: end - at]
         out[at:end] = payload
-        at = 4 - packet.length_size(size)
-        out[at] = head
-        packet.put_length(out, at + 1, size)
+        at = out[3]
+        if 127 < size < 16384:
+            out[2] = at
+            out[3] = size & 127 | 128
+            out[4] = size >> 7
+            at = 2
+        else:
+            out[4 - packet.length_size(size)] = at
+            at = 4 - packet.length_size(size)
+            packet.put_length(out, at + 1, size)
         if size != self._packet_size or end != self._packet_end:
             self._packet_size = size
             self._packet_end = end

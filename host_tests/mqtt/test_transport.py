@@ -1,0 +1,128 @@
+"""The transport: deadlines, name lookup, errors (requirements MQTT 2 and 3)."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+
+from azure_iot.deadlines import Deadlines
+from taproot import interpreters
+from taproot.pki import Authority
+
+FIRMWARE = Path(__file__).resolve().parents[2] / "firmware"
+
+
+def run(code: str, *args: str, build: str = "unix64") -> str:
+    result = interpreters.run(build, code, *args, heap="256k", timeout=30)
+    assert result.returncode == 0, result.text
+    return result.stdout
+
+
+LOOKUP = """
+import asyncio, socket, sys
+from azure_iot import transport
+from azure_iot.errors import AzureIoTError
+port = %d
+real = socket.getaddrinfo
+calls = 0
+class Resolver:
+    SOCK_STREAM = socket.SOCK_STREAM
+    socket = socket.socket
+    dead = False
+    def getaddrinfo(self, *a):
+        global calls
+        calls += 1
+        if self.dead:
+            raise OSError(-2)
+        return real("127.0.0.1", port, *a[2:])
+fake = transport.socket = Resolver()
+async def main():
+    fake.dead = True
+    try:
+        await transport.open_tcp("hub.example", port)
+    except AzureIoTError as error:
+        print(type(error).__name__, error.reason, error)
+    fake.dead = False
+    await (await transport.open_tcp("hub.example", port)).close()
+    fake.dead = True
+    await (await transport.open_tcp("hub.example", port)).close()
+    print("calls", calls)
+asyncio.run(main())
+"""
+
+
+def test_the_last_good_address_is_used_when_the_lookup_fails():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        out = run(LOOKUP % server.getsockname()[1]).splitlines()
+    assert out[0] == "ConnectionFailedError dns no address for 'hub.example'"
+    assert out[1] == "calls 3"  # one per attempt
+
+
+READ = """
+import asyncio
+from azure_iot.deadlines import Deadlines
+from azure_iot.errors import AzureIoTError
+from azure_iot.transport import open_tcp
+async def main():
+    t = await open_tcp("127.0.0.1", %d, deadlines=Deadlines(write_ms=300))
+    t.read_ms = 300
+    try:
+        await t.read_into(memoryview(bytearray(10)))
+    except AzureIoTError as error:
+        print(type(error).__name__, error)
+    big = bytes(100000)
+    try:
+        while True:
+            await t.write(big)
+    except AzureIoTError as error:
+        print(type(error).__name__, error)
+    await t.close()
+    await t.close()
+asyncio.run(main())
+"""
+
+
+def test_a_silent_peer_and_one_that_does_not_read_end_in_a_typed_error():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        out = run(READ % server.getsockname()[1]).splitlines()
+    assert out == [
+        "ConnectionDroppedError nothing received for 300 ms",
+        "ConnectionDroppedError the peer took no byte for 300 ms",
+    ]
+
+
+def test_a_refused_connection_is_a_connection_failed_error():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    code = (
+        "import asyncio\nfrom azure_iot.transport import open_tls\n"
+        "from azure_iot.tls.context import TLSContext\nfrom azure_iot.errors import *\n"
+        "async def main():\n"
+        " try:\n  await open_tls('localhost', %d, TLSContext([bytes.fromhex('%s')]))\n"
+        " except ConnectionFailedError as error:\n  print('typed', error.cause is not None)\n"
+        "asyncio.run(main())\n"
+    )
+    root = Authority.root("any", "p256").der.hex()
+    assert run(code % (port, root)).strip() == "typed True"
+
+
+def test_every_deadline_has_a_reason_beside_it_and_in_the_docs():
+    text = (FIRMWARE / "azure_iot" / "deadlines.py").read_text()
+    docs = (FIRMWARE / "docs" / "mqtt.md").read_text()
+    names = re.findall(r"^    (\w+_ms) = (\d+)(.*)$", text, re.MULTILINE)
+    assert len(names) == 9
+    for name, value, comment in names:
+        assert hasattr(Deadlines, name)
+        if not comment.strip().startswith("#"):
+            assert name == "suback_ms" or name == "pingresp_ms", f"{name} has no reason"
+        assert f"| `{name}` | {int(value):,} |" in docs, f"{name} is not in docs/mqtt.md"
+
+
+def test_an_unknown_deadline_is_refused():
+    try:
+        Deadlines(puback=1)
+    except TypeError as error:
+        assert "puback" in str(error)
+    else:
+        raise AssertionError("accepted")
