@@ -18,8 +18,8 @@ from emulator.conftest import make_device
 from support import wire
 from support.wire import publish
 from taproot.emulator import EmulatorConfig, anycert, badchains, running
+from taproot.emulator.chains import PROFILES, SUITES, TLSOptions
 from taproot.emulator.hello import Collector, NotTLS
-from taproot.emulator.tls import PROFILES, SUITES, TLSOptions
 from taproot.pki import Authority
 
 _numbers = itertools.count(1)
@@ -59,9 +59,9 @@ def client(*issuing, **how):
 
 def load(context, chain):
     """Give a context a client certificate."""
-    from taproot.emulator import tls
+    from taproot.emulator import chains
 
-    tls.load(context, chain)
+    chains.load(context, chain)
 
 
 def handshake(port, context, name="localhost"):

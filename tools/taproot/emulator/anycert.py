@@ -64,17 +64,17 @@ def usable() -> bool:
         _library()
     except (AttributeError, OSError):
         return False
-    from taproot.emulator import tls  # the prover needs a context, contexts need this module
+    from taproot.emulator import chains  # the prover needs a context, contexts need this module
     from taproot.pki import Authority
 
     stranger = Authority.root("any-cert self-test", "p256").leaf("stranger", "p256", client=True)
-    server = tls.bare_context(stranger)
+    server = chains.bare_context(stranger)
     server.verify_mode = ssl.CERT_OPTIONAL
     _set(server)
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.verify_mode = ssl.CERT_NONE  # both ends are in this function; nothing is transported
-    tls.load(client, stranger)
+    chains.load(client, stranger)
     return _handshake(server, client) == stranger.der
 
 

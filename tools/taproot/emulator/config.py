@@ -18,10 +18,10 @@ from typing import Any
 
 from taproot.console import UsageFailed
 from taproot.emulator import faults
+from taproot.emulator.chains import TLSOptions
 from taproot.emulator.enrollments import Enrollment
 from taproot.emulator.faults import FaultError
-from taproot.emulator.hub import Limits, Reactions
-from taproot.emulator.tls import TLSOptions
+from taproot.emulator.rules import Limits, Reactions
 
 DEFAULT_MQTT, DEFAULT_HTTPS, DEFAULT_CONTROL = 8883, 8443, 8088
 

@@ -19,6 +19,7 @@ from aiohttp import web
 
 from taproot.console import UsageFailed
 from taproot.emulator.c2d import QueueFull, TooLarge
+from taproot.emulator.chains import PemChain
 from taproot.emulator.downloads import Download
 from taproot.emulator.enrollments import Enrollment
 from taproot.emulator.events import Event
@@ -27,7 +28,6 @@ from taproot.emulator.recovery import Route
 from taproot.emulator.registry import Identity, RegistryError
 from taproot.emulator.server import Emulator
 from taproot.emulator.telemetry import Message
-from taproot.emulator.tls import PemChain
 from taproot.emulator.twin import TwinError
 
 BODY_LIMIT = 1_500_000

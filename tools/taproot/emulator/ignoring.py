@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from taproot.emulator.tls import Certificate
+from taproot.emulator.chains import Certificate
 from taproot.interpreters import Process
 
 BUILD = "unix64-nomfl"

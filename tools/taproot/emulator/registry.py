@@ -22,7 +22,7 @@ from taproot.emulator.methods import Calls
 from taproot.emulator.twin import Twin, stamp
 
 if TYPE_CHECKING:
-    from taproot.emulator.hub import Session
+    from taproot.emulator.session import Session
 
 SAS, THUMBPRINT, CA = "sas", "x509_thumbprint", "x509_ca"
 AUTH_KINDS = (SAS, THUMBPRINT, CA)

@@ -24,7 +24,7 @@ from taproot.emulator.issuance import BadRequest, Issuer
 from taproot.emulator.twin import stamp
 
 if TYPE_CHECKING:
-    from taproot.emulator.hub import Session
+    from taproot.emulator.session import Session
 
 # 4 to 36 ASCII letters, digits or dashes, no dash at either end.
 _RID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{2,34}[A-Za-z0-9]")

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from taproot.emulator.chains import Certificate
 from taproot.emulator.config import EmulatorConfig
 from taproot.emulator.methods import MethodResult
 from taproot.emulator.recovery import RecoveryServer
 from taproot.emulator.registry import Identity
 from taproot.emulator.server import Emulator
 from taproot.emulator.telemetry import Message
-from taproot.emulator.tls import Certificate
 
 _LIMIT = 60.0
 

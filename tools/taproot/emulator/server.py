@@ -20,6 +20,14 @@ from cryptography import x509
 
 from taproot.console import UsageFailed
 from taproot.emulator import anycert, badchains, faults, templates
+from taproot.emulator.chains import (
+    PROFILES,
+    Certificate,
+    Chains,
+    PemChain,
+    TLSOptions,
+    bare_context,
+)
 from taproot.emulator.clock import Clock
 from taproot.emulator.config import DeviceConfig, EmulatorConfig
 from taproot.emulator.connection import Connection, Engine
@@ -39,15 +47,7 @@ from taproot.emulator.registry import Identity
 from taproot.emulator.renewal import Renewal
 from taproot.emulator.state import State
 from taproot.emulator.templates import TLSPolicy
-from taproot.emulator.tls import (
-    PROFILES,
-    Certificate,
-    Chains,
-    Listener,
-    PemChain,
-    TLSOptions,
-    bare_context,
-)
+from taproot.emulator.tls import Listener
 from taproot.emulator.twin import stamp
 from taproot.pki import Authority, Leaf
 
