@@ -19,7 +19,7 @@ from taproot.console import UsageFailed
 from taproot.trust import package as packages
 from taproot.trust.roots import Catalogue, RootsError, describe
 from taproot.trust.signing import Envelope, SigningError
-from taproot.trust.workspace import keyset_from_payload
+from taproot.trust.workspace import integer, keyset_from_payload, string
 
 _DAY = 86400
 _SOON = 90 * _DAY
@@ -57,7 +57,7 @@ def describe_document(data: bytes, catalogue: Catalogue, at: int) -> dict[str, A
     else:
         try:
             body = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise UsageFailed("neither a package, an envelope nor a trust_factory.py") from None
         if isinstance(body, dict) and "bundle" in body:
             parts = packages.split(data)
@@ -125,23 +125,22 @@ def _bundle(envelope: Envelope, catalogue: Catalogue) -> dict[str, Any]:
         roots = [
             {
                 **_root_facts(base64.b64decode(r["der"]), catalogue),
-                "note": str(r.get("note", "")),
-                "use": list(r["use"]),
-                "state": str(r.get("state", "active")),
+                "note": string(r.get("note", "")),
+                "use": [string(u) for u in r["use"]],
+                "state": string(r.get("state", "active")),
             }
             for r in body["roots"]
         ]
-        found = {
-            name: body[name]
-            for name in ("fleet", "version", "key_version", "min_version", "issued", "expires")
-        }
-    except (ValueError, TypeError, LookupError):
+        names = ("version", "key_version", "min_version", "issued", "expires")
+        found: dict[str, Any] = {"fleet": string(body["fleet"])}
+        found.update({name: integer(body[name]) for name in names})
+        for name in ("distrust", "recovery"):
+            found[name] = [string(text) for text in body.get(name, [])]
+    except (ValueError, TypeError, LookupError, AttributeError, RootsError):
         raise UsageFailed("not a bundle payload") from None
     return {
         **found,
         "roots": roots,
-        "distrust": list(body.get("distrust", [])),
-        "recovery": list(body.get("recovery", [])),
         "signers": [s["kid"] for s in packages.signers(envelope)],
         "payload_sha256": hashlib.sha256(envelope.payload).hexdigest(),
     }

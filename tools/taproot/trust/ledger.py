@@ -51,7 +51,7 @@ def append(
     """Append one entry, flushed to disk; refuse to continue a damaged ledger."""
     path = home / NAME
     try:
-        with open(path, "a+", encoding="utf-8") as file:
+        with open(path, "a+", encoding="utf-8", errors="replace") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             previous = _last(file.read(), path)
@@ -78,11 +78,12 @@ def read(home: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            raise LedgerError(f"{path}, line {number}: not JSON") from None
+    for number, line in enumerate(
+        path.read_text(encoding="utf-8", errors="replace").splitlines(), 1
+    ):
+        entry, problem = _parse(line)
+        if entry is None:
+            raise LedgerError(f"{path}, line {number}: {problem}")
         found.append(entry)
     return found
 
@@ -97,7 +98,9 @@ def check(home: Path, head: str | None = None) -> Check:
     latest: dict[str, str] = {}
     hashes = {START}
     at = 0
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(
+        path.read_text(encoding="utf-8", errors="replace").splitlines(), 1
+    ):
         entry, problem = _parse(line)
         if entry is None:
             result.problems.append(f"line {number}: {problem}")
@@ -128,13 +131,15 @@ def check(home: Path, head: str | None = None) -> Check:
 def _parse(line: str) -> tuple[dict[str, Any] | None, str]:
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None, "not JSON"
     if not isinstance(entry, dict) or list(entry) != _MEMBERS:
         return None, f"must have exactly the members {', '.join(_MEMBERS)}"
     kinds = (int, int, str, dict, dict, str, str)
     if not all(isinstance(entry[m], k) for m, k in zip(_MEMBERS, kinds, strict=True)):
         return None, "a member has the wrong type"
+    if not all(isinstance(d, str) for d in entry["files"].values()):
+        return None, "a file without its digest"
     return entry, ""
 
 

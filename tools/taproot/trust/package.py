@@ -120,7 +120,7 @@ def split(package: bytes) -> Parts:
         body = json.loads(package)
         keysets = [json.dumps(k).encode() for k in body["keysets"]]
         bundle = json.dumps(body["bundle"]).encode()
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, RecursionError):
         raise PackageError("not a package: no JSON object with keysets and bundle") from None
     return Parts(Envelope.from_bytes(bundle), [Envelope.from_bytes(k) for k in keysets])
 
@@ -129,7 +129,7 @@ def payload_of(envelope: Envelope) -> dict[str, Any]:
     """Return the decoded payload of an envelope, for people; not judged."""
     try:
         found = json.loads(envelope.payload)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise PackageError("a payload is not a JSON object")

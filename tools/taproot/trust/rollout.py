@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from taproot.console import UsageFailed
 from taproot.trust.package import desired_twin, desired_url
+from taproot.trust.status import device_of, unix
 
 METHOD = "trust.install"
 CHANNELS = ("url", "twin", "method")
@@ -120,7 +121,7 @@ def stages(devices: Sequence[str], percents: Sequence[int], first: str | None) -
 
 def outcome(twin: dict[str, Any], offer: Offer) -> tuple[str, str]:
     """Return `good`, `failed` or `waiting`, with a reason, for what a device reports."""
-    trust = ((twin.get("properties") or {}).get("reported") or {}).get("trust") or {}
+    trust = device_of(twin)["trust"] or {}
     error = trust.get("last_error") or {}
     version, state = trust.get("version"), trust.get("state")
     if state == "unmanaged":
@@ -222,8 +223,6 @@ class Rollout:
 
     def _stale(self, twin: dict[str, Any]) -> bool:
         """Tell whether an error was reported before the offer was made."""
-        from taproot.trust.status import unix
-
         properties = twin.get("properties") or {}
         offered = (properties.get("desired") or {}).get("$metadata", {}).get("trust", {})
         said = (properties.get("reported") or {}).get("$metadata", {}).get("trust", {})

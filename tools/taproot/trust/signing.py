@@ -142,7 +142,7 @@ class Envelope:
             ]
             for text, _ in signatures:
                 header_of(text)
-        except (ValueError, TypeError, LookupError):
+        except (ValueError, TypeError, LookupError, RecursionError):
             raise SigningError(f"{where}: not a JWS with payload and signatures") from None
         return cls(payload, signatures)
 

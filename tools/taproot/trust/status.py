@@ -18,6 +18,7 @@ from typing import Any
 
 DEFAULT_SILENT_DAYS = 14
 _DAY = 86400
+_MANY, _TEXT = 64, 300  # what one device may fill of an operator's screen
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)")
 
 
@@ -26,25 +27,80 @@ def unix(stamp: Any) -> int:
     match = _STAMP.match(stamp) if isinstance(stamp, str) else None
     if not match or match[1].startswith("0001"):
         return 0
-    return int(datetime.fromisoformat(match[1]).replace(tzinfo=UTC).timestamp())
+    try:
+        return int(datetime.fromisoformat(match[1]).replace(tzinfo=UTC).timestamp())
+    except ValueError:
+        return 0
 
 
 def device_of(twin: dict[str, Any]) -> dict[str, Any]:
-    """Return what the snapshot keeps of one twin."""
-    reported = (twin.get("properties") or {}).get("reported") or {}
-    metadata = (reported.get("$metadata") or {}).get("trust") or {}
-    trust = reported.get("trust")
-    desired = ((twin.get("properties") or {}).get("desired") or {}).get("trust") or {}
-    reported_at = unix(metadata.get("$lastUpdated"))
+    """Return what the snapshot keeps of one twin; what devices write is taken with gloves."""
+    properties = _dict(twin.get("properties"))
+    reported, desired = _dict(properties.get("reported")), _dict(properties.get("desired"))
+    metadata = _dict(_dict(reported.get("$metadata")).get("trust"))
     return {
         "id": str(twin.get("deviceId")),
         "enabled": twin.get("status") != "disabled",
         "connected": twin.get("connectionState") == "Connected",
         "last_activity": unix(twin.get("lastActivityTime")),
-        "reported_at": reported_at,
-        "desired_version": desired.get("version"),
-        "trust": trust if isinstance(trust, dict) else None,
+        "reported_at": unix(metadata.get("$lastUpdated")),
+        "desired_version": _int(_dict(desired.get("trust")).get("version")),
+        "trust": _trust(reported.get("trust")),
     }
+
+
+def _trust(found: Any) -> dict[str, Any] | None:
+    """Return the reported `trust` with members of the right types only, or None."""
+    if not isinstance(found, dict):
+        return None
+    clean: dict[str, Any] = {
+        name: value
+        for name, value in ((n, _int(found.get(n))) for n in ("version", "key_version", "floor"))
+        if value is not None
+    }
+    for name in ("state", "source", "via"):
+        if isinstance(found.get(name), str):
+            clean[name] = found[name][:_TEXT]
+    clean["roots"] = [
+        {
+            "sha256": root["sha256"][:_TEXT],
+            "expires": _int(root.get("expires")) or 0,
+            "use": [u for u in _list(root.get("use")) if isinstance(u, str)],
+        }
+        for root in _list(found.get("roots"))
+        if isinstance(root, dict) and isinstance(root.get("sha256"), str)
+    ]
+    clean["distrusted"] = [d for d in _list(found.get("distrusted")) if isinstance(d, str)]
+    clean["probes"] = [
+        {
+            "root": probe["root"][:_TEXT],
+            "host": str(probe.get("host"))[:_TEXT],
+            "result": str(probe.get("result"))[:_TEXT],
+            "at": _int(probe.get("at")) or 0,
+        }
+        for probe in _list(found.get("probes"))
+        if isinstance(probe, dict) and isinstance(probe.get("root"), str)
+    ]
+    error = found.get("last_error")
+    if isinstance(error, dict):
+        clean["last_error"] = {
+            "version": _int(error.get("version")),
+            "code": str(error.get("code"))[:_TEXT],
+            "text": str(error.get("text"))[:_TEXT],
+        }
+    return clean
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value[:_MANY] if isinstance(value, list) else []
+
+
+def _int(value: Any) -> int | None:
+    return value if type(value) is int and abs(value) < 1 << 53 else None
 
 
 def snapshot(twins: Iterable[dict[str, Any]], fleet: str, at: int) -> dict[str, Any]:

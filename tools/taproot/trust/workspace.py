@@ -280,6 +280,8 @@ def read_settings(path: Path) -> Settings:
         data = tomllib.loads(text)
     except OSError as exc:
         raise WorkspaceError(f"cannot read {path}: {exc.strerror}") from None
+    except UnicodeDecodeError as exc:
+        raise WorkspaceError(f"{path}: byte {exc.start} is not UTF-8") from None
     except tomllib.TOMLDecodeError as exc:
         raise WorkspaceError(f"{path}: {exc}") from None
     for name, value in data.items():
@@ -296,6 +298,23 @@ def read_settings(path: Path) -> Settings:
     return Settings(**merged)
 
 
+def integer(value: Any) -> int:
+    """Return an integer of a document; TypeError for anything else, ValueError beyond 64 bits."""
+    if type(value) is not int:
+        raise TypeError("not an integer")
+    if abs(value) >> 63:
+        raise ValueError("not a number of this world")
+    return value
+
+
+def string(value: Any) -> str:
+    """Return a printable string of a document; TypeError or ValueError for anything else."""
+    if not isinstance(value, str):
+        raise TypeError("not a string")
+    value.encode()
+    return value
+
+
 def keyset_from_payload(payload: bytes, known: dict[str, PublicKey] | None = None) -> KeySet:
     """Return the object of a key-set payload; labels come from the keys that are known."""
     try:
@@ -306,13 +325,19 @@ def keyset_from_payload(payload: bytes, known: dict[str, PublicKey] | None = Non
             key = PublicKey(modulus, jwk["alg"])
             listed[key.kid] = (known or {}).get(key.kid, key)
         roles = {
-            name: Role(role["threshold"], tuple(listed[kid] for kid in role["kids"]))
+            name: Role(integer(role["threshold"]), tuple(listed[kid] for kid in role["kids"]))
             for name, role in body["roles"].items()
         }
+        for jwk in body["keys"]:
+            string(jwk["alg"])
         return KeySet(
-            body["fleet"], body["version"], body["issued"], roles["root"], roles["bundle"]
+            string(body["fleet"]),
+            integer(body["version"]),
+            integer(body["issued"]),
+            roles["root"],
+            roles["bundle"],
         )
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         raise WorkspaceError("not a key-set payload") from None
 
 
