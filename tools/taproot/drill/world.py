@@ -26,7 +26,10 @@ from taproot.trust import package as packages
 from taproot.trust.fleet import Fleet
 from taproot.trust.roots import cloud_roots
 
-HEAPS = {"unix64": "192k", "unix32": "96k"}
+# -X heapsize for a device with SAS, and for one with X.509 that also carries the DPS client.
+HEAPS = {"unix64": ("192k", "288k"), "unix32": ("96k", "144k")}
+# The 32-bit drill runs with the settings of the shipped boards.
+_INTERPRETERS = {"unix64": "unix64", "unix32": "unix32-board"}
 _TELEMETRY_MS = 50
 _PART = 2000
 # Enough for what the story demands of a device without a connection, little enough for 96 KiB.
@@ -162,6 +165,8 @@ class World:
         return folder
 
     def _start(self, name: str, config: dict[str, Any]) -> Device:
+        build = self.options.build
+        heap = HEAPS[build]["dps" in config]
         folder = self._folder_of(name)
         for left in ("trust", "factory"):
             shutil.rmtree(folder / left, ignore_errors=True)
@@ -184,9 +189,7 @@ class World:
             "telemetry_ms": _TELEMETRY_MS,
             **config,
         }
-        device = Device(
-            name, config, folder, self.options.build, HEAPS[self.options.build], limit=400
-        )
+        device = Device(name, config, folder, _INTERPRETERS[build], heap, limit=400)
         self.devices.append(device.start())
         return device
 
