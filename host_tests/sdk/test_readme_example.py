@@ -10,7 +10,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -96,10 +95,8 @@ def test_the_readme_example_runs(emulator, sdk_python, tmp_path):
     )
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
     assert '"greeted": true' in taproot(tmp_path, control, *shell[2].split()[2:])
-    started = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    assert process.wait(5) == 0
-    assert time.monotonic() - started < 1.0  # Ctrl-C ends it in under a second
+    process.send_signal(signal.SIGINT)  # Ctrl-C; how fast is test_emulator_control's subject
+    assert process.wait(10) == 0
     assert not control.exists()
 
 
