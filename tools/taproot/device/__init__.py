@@ -1,0 +1,1 @@
+"""Boards on a serial line: look at one, deploy to it. Operator-side keys for DPS."""
