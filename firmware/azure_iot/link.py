@@ -86,6 +86,7 @@ class HubLink:
         self.issued = 0
         self.renew_ms = 0  # after the token was made; 0: nothing to renew
         self.token_made = asyncio.Event()
+        self._kept = ""  # the token in use, never shown
         self._issued_ticks = 0
         self.held = 0  # while not 0 no connection is opened
         self._random32 = random32
@@ -177,6 +178,7 @@ class HubLink:
         if assignment.hub != self.identity.host:
             log.info("assigned to %s", assignment.hub)
             self.identity.move(assignment.hub)
+            self._kept = ""
 
     async def _connect(self, host: str, context: TLSContext) -> object:
         self._reserve = None
@@ -229,6 +231,8 @@ class HubLink:
     def refused(self, error: Exception) -> None:
         """Note the outcome of a whole attempt, TLS and CONNECT, for what comes before the next."""
         self.failed(error)
+        if isinstance(error, CredentialError):
+            self._kept = ""
         if self.guard is not None:
             self.guard.failed(error, self.uses_token)
 
@@ -245,8 +249,14 @@ class HubLink:
         )
         if not self.uses_token:
             return name, None
+        if self._kept and self.renew_ms and self.renewal_nap_ms():
+            # A dropped connection does not shift the renewal: a fleet stays spread.
+            return name, self._kept
         now = self.clock.unix_time()
-        token = await self._token(now + self.sas_life_s)
+        life = self.sas_life_s
+        if not self.issued:
+            life = sas.first_life(life, self._random32())
+        token = self._kept = await self._token(now + life)
         self.issued = now
         self._issued_ticks = self.clock.ticks_ms()
         life = max(sas.token_expiry(token) - now, 0)
