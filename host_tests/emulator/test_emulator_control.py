@@ -396,6 +396,48 @@ def test_ctrl_c_ends_the_emulator_in_under_a_second(tmp_path, number):
         process.stdout.close(), process.stderr.close()
 
 
+def test_a_reader_that_goes_away_ends_the_event_stream(tmp_path):
+    """`taproot emulator --events | head -1`: no traceback, status 0."""
+    path = tmp_path / "control.json"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "taproot", "emulator", "--port", "0", "--port-https", "0",
+         "--port-control", "0", "--control", str(path), "--events"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert "MQTT" in process.stderr.readline()
+        process.stdout.close()
+        port = ControlClient.find(path).status()["mqtt_port"]
+        with wire.Wire.plain(port) as link:
+            link.send(b"not TLS")  # an event, and nobody to print it to
+            assert process.wait(5) == 0
+        assert "Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def test_ports_that_cannot_be_had(tmp_path):
+    """In use: status 2 and the remedy in one line."""
+    with running(EmulatorConfig(https_port=None)) as emu:
+        found = subprocess.run(
+            [sys.executable, "-m", "taproot", "emulator", "--port", str(emu.mqtt_port),
+             "--control", str(tmp_path / "c.json")],
+            capture_output=True, text=True, timeout=30,
+        )  # fmt: skip
+    assert found.returncode == 2 and "choose another port" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_the_readmes_configuration_loads(tmp_path):
+    """The TOML in README.md is a real configuration."""
+    text = (Path(config.__file__).parent / "README.md").read_text()
+    [toml] = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    found = config.load(write(tmp_path, toml))
+    assert found.devices and found.faults and found.limits.twin_per_second
+
+
 def test_start_mistakes(tmp_path, monkeypatch):
     """Each ends with status 2 and one line."""
     from taproot.emulator import cli as module

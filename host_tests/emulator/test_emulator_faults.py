@@ -61,6 +61,7 @@ def is_reset(link):
         ({"action": "delay", "packet": "PUBACK", "seconds": -1}, "not negative"),
         ({"action": "drop", "packet": "PUBLISH", "probability": 2}, "probability"),
         ({"action": "garbage", "data": "zz"}, "non-hexadecimal"),
+        ({"action": "cut", "device": "d"}, "takes no 'device'"),
     ],
 )
 def test_a_wrong_specification_says_what_is_expected(hub, spec, text):

@@ -104,6 +104,15 @@ def test_silence_beyond_one_and_a_half_keep_alives_closes(device, since):
     assert [e["code"] for e in since("log")] == [404104]
 
 
+@requirement("H8")
+@pytest.mark.parametrize("asked,granted", [(0, 1767), (65_535, 1767), (1177, 1765.5), (10, 15)])
+def test_the_keep_alive_has_a_cap(hub, device, asked, granted):
+    """1,767 s at most, also for a client that asks for none."""
+    device.connect(keep_alive=asked)
+    connection = device.record.session.connection
+    assert connection._silence == granted
+
+
 @requirement("MQTT-3.1.2-8", "MQTT-3.14.4-3", "MQTT-3.1.2-10", "MQTT-3.1.2-12")
 def test_the_will_is_telemetry_unless_the_client_disconnects(hub, device):
     """Closed without DISCONNECT: recorded with the property; with DISCONNECT: discarded."""

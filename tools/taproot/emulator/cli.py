@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import resource
 import signal
 import sys
@@ -120,7 +121,7 @@ async def _serve(config: Any, root_file: Path | None, stream: bool, control_path
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, done.set)
     if stream:
-        emulator.recorder.watch(lambda event: click.echo(json.dumps(event)))
+        emulator.recorder.watch(lambda event: _print_event(event, done))
     try:
         try:
             await emulator.start()
@@ -136,6 +137,15 @@ async def _serve(config: Any, root_file: Path | None, stream: bool, control_path
     finally:
         await emulator.stop()
         remove_control_file(control_path)
+
+
+def _print_event(event: dict[str, Any], done: asyncio.Event) -> None:
+    """Print a line; when nobody reads any more, the emulator has nothing left to do."""
+    try:
+        click.echo(json.dumps(event))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        done.set()
 
 
 def _write(path: Path, text: str) -> None:

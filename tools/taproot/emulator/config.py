@@ -92,7 +92,7 @@ class EmulatorConfig:
     random_faults: bool = False
     fault_interval: float = 1.0  # mean seconds between two random faults
     record_packets: bool = False
-    events_kept: int = 200_000
+    events_kept: int = 100_000
     packet_limit: int = 262_144 + 65_536
     devices: list[DeviceConfig] = field(default_factory=list)
     enrollments: list[EnrollmentConfig] = field(default_factory=list)

@@ -127,6 +127,8 @@ def parse(spec: dict[str, Any]) -> Fault:
         raise FaultError("direction is in, out or any")
     if action == "drop_after" and direction == "any" and packet == "PUBLISH":
         direction = spec.get("direction", "in")
+    if spec.get("device") is not None and where in ("tls", "all"):
+        raise FaultError(f"fault '{action}' takes no 'device': nobody is known yet")
     try:
         data = (
             spec["data"]
@@ -176,6 +178,10 @@ class Faults:
         fault.id = self._number
         self.waiting.append(fault)
         return fault
+
+    def keep(self, most: int) -> None:
+        """Forget the oldest beyond `most`: a random plan must not pile up what never matches."""
+        del self.waiting[: max(0, len(self.waiting) - most)]
 
     def clear(self, device: str | None = None) -> int:
         """Forget the faults of a device, or all; return how many."""

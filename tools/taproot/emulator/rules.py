@@ -56,4 +56,4 @@ class Limits:
     connects_per_second: float = 0.0  # S1: 100; 0 is no limit
     d2c_per_second: float = 0.0  # S1: 100
     twin_per_second: float = 0.0  # S1: 50
-    messages_kept: int = 100_000
+    messages_kept: int = 50_000

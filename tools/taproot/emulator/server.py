@@ -51,6 +51,8 @@ from taproot.emulator.tls import Listener
 from taproot.emulator.twin import stamp
 from taproot.pki import Authority, Leaf
 
+_RANDOM_WAITING = 20
+
 
 class Emulator:
     """Make it, `await start()`, use it, `await stop()`."""
@@ -499,6 +501,7 @@ class Emulator:
         interval = self.config.fault_interval
         for wait, spec in faults.random_plan(self.config.seed, interval=interval):
             await asyncio.sleep(wait)
+            self.faults.keep(_RANDOM_WAITING)
             self.fault(spec)
 
     def advance_clock(self, seconds: float) -> None:
