@@ -68,7 +68,7 @@ class Session(Receiver, Sender):
         self._packet_end = self._packet_size = -1
         self._ack = bytearray(b"\x40\x02\0\0")
         size = 8
-        while size <= window:
+        while size < window:
             size *= 2
         self._mask = size - 1
         self._topics = [None] * size

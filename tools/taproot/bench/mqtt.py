@@ -11,6 +11,7 @@ relay's record counter over runs of 10 and 30 messages, their difference divided
 
 from __future__ import annotations
 
+import ast
 import json
 import threading
 import time
@@ -166,7 +167,8 @@ def heap(lab: Lab) -> None:
     used, _ = lab.plainly("ram", 0, 0, 0, "unix32")
     lab.bench.add(
         "mqtt.connected.heap", used, "B", build="unix32", goal=1024,
-        why="three tasks' frames, the session's and the client's attributes",
+        why="session 0.8 KB (54 attributes, two rings of 8, deadlines' ages), client 0.3 KB (25 "
+        "attributes, two events, backoff), two tasks and the nested frames of the reader 0.5 KB",
     )  # fmt: skip
     used, _ = lab.plainly("import", 0, 0, 0, "unix32")
     lab.bench.add("mqtt.import.heap", used, "B", build="unix32")
@@ -215,6 +217,31 @@ def window(lab: Lab) -> None:
         lab.bench.add(f"mqtt.window.{size}.aio", value, "instr", n=320, build=lab.build)
 
 
+def _names_and_texts(files: list[Path]) -> tuple[int, int]:
+    """Bytes of different identifiers per module, and of string constants that are not names."""
+    names = texts = 0
+    for file in files:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        found: set[str] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name):
+                found.add(node.id)
+            elif isinstance(node, ast.Attribute):
+                found.add(node.attr)
+            elif isinstance(node, ast.arg):
+                found.add(node.arg)
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                found.add(node.name)
+            elif isinstance(node, ast.Raise):
+                texts += sum(
+                    len(part.value)
+                    for part in ast.walk(node)
+                    if isinstance(part, ast.Constant) and isinstance(part.value, str)
+                )
+        names += sum(len(name) + 2 for name in found)
+    return names, texts
+
+
 def size(lab: Lab) -> None:
     """B7: compiled size of the modules a publishing and subscribing device loads."""
     import subprocess
@@ -232,9 +259,13 @@ def size(lab: Lab) -> None:
             sizes[name] = target.stat().st_size
     total = sum(sizes[name] for name in CORE)
     parts = ", ".join(f"{name} {sizes[name]:,}" for name in CORE)
+    names, texts = _names_and_texts([folder / f"{name}.py" for name in CORE])
     lab.bench.add(
         "mqtt.size.mpy", total, "B", build="mpy-cross", goal=6144,
-        why=f"{parts}; names alone take a third, the texts of the rules 1.2 KB",
+        why=f"{parts}; of it names {names:,} (each module carries its own table) and texts "
+        f"{texts:,} (errors in words, rules); the rest is bytecode: deadlines, window, resend, "
+        "checks of every packet, queue, eviction and large messages, none of which the 3.2 KB "
+        "of umqtt.robust has",
     )  # fmt: skip
     lab.bench.add("mqtt.size.stream.mpy", sizes["stream"], "B", build="mpy-cross")
 

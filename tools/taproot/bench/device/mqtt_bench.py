@@ -420,6 +420,7 @@ async def ram():
     import azure_iot.transport
 
     await asyncio.sleep_ms(1)
+    asyncio.Event()  # asyncio loads it at first use: a matter of import, as mqtt.import.heap
     transport = await opener()
     await transport.close()
     del transport
@@ -434,6 +435,11 @@ async def ram():
     await client.connected_once(20)
     await asyncio.sleep_ms(300)
     print("RESULT", used() - before - socket_only - 2 * BUFFER, socket_only)
+    if MODE.endswith("+parts"):
+        for name in ("session", "_backoff", "_counts", "_task", "_changed", "connected"):
+            before = used()
+            setattr(client, name, None)
+            print(name, before - used())
     await client.stop()
 
 
