@@ -164,6 +164,8 @@ def test_a_websocket_client_that_vanishes_is_noticed():
                 break
             await asyncio.sleep(0.02)
         assert not device.connected and not rig.engine.connections
+        reason = rig.engine.recorder.of("disconnect")[-1]["reason"]
+        assert reason.startswith(("closed by the client", "WebSocket"))
 
     run(case)
 

@@ -148,9 +148,9 @@ class HTTPSFront:
 
     async def stop(self) -> None:
         """End every connection."""
-        if self._server is not None:
-            await self._server.shutdown(0.2)
-            self._server = None
+        server, self._server = self._server, None
+        if server is not None:
+            await server.shutdown(0.2)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         path = unquote(request.rel_url.raw_path)
@@ -239,6 +239,7 @@ class HTTPSFront:
             await link.read_into(connection)
             await writer
         finally:
-            connection.lost("the listener ended")
+            ended = self._server is None
+            connection.lost("the listener ended" if ended else "closed by the client")
             writer.cancel()
         return socket
