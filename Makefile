@@ -35,7 +35,7 @@ test:
 	@$(PYTEST)
 
 test-long:
-	@$(SET_UP) --quiet
+	@$(SET_UP) --quiet --extra
 	@.venv/bin/python -m taproot.checks
 	@$(PYTEST) --long --summary host_tests/reports/long-run.md
 

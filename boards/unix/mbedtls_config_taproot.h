@@ -8,6 +8,7 @@
 //   TAPROOT_NO_MFL                no max_fragment_length extension: such a server ignores it
 //   TAPROOT_NO_TICKETS            no session tickets
 //   TAPROOT_NO_CA_CALLBACK        no trusted certificate callback: roots are loaded, not asked for
+//   TAPROOT_PLAIN_ECP             curves as MicroPython has them, to measure the difference
 //   TAPROOT_KEEP_PEER             keep the peer certificate (ESP-IDF 5.x default)
 #ifndef TAPROOT_MBEDTLS_CONFIG_H
 #define TAPROOT_MBEDTLS_CONFIG_H
@@ -26,6 +27,7 @@
 
 // Only the two curves a hub uses. NIST_OPTIM (default in ESP-IDF) takes a full handshake to about
 // a third of the instructions; window 3 trades little speed for a smaller peak.
+#ifndef TAPROOT_PLAIN_ECP
 #undef MBEDTLS_ECP_DP_SECP192R1_ENABLED
 #undef MBEDTLS_ECP_DP_SECP224R1_ENABLED
 #undef MBEDTLS_ECP_DP_SECP521R1_ENABLED
@@ -34,6 +36,7 @@
 #undef MBEDTLS_ECP_DP_SECP256K1_ENABLED
 #define MBEDTLS_ECP_NIST_OPTIM
 #define MBEDTLS_ECP_WINDOW_SIZE 3
+#endif
 
 // Always on in ESP-IDF, absent from MicroPython's configuration.
 #define MBEDTLS_SSL_EXTENDED_MASTER_SECRET

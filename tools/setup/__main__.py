@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from tools.setup import packages, progress, sdk, sources, stock
-from tools.setup.builds import BUILDS, Builder
+from tools.setup.builds import BUILDS, EXTRA_BUILDS, Builder
 from tools.setup.machine import Machine
 from tools.setup.stamps import Lock, Stamps, sweep
 from tools.setup.venv import PYTHON_STEPS, Environment
@@ -29,6 +29,7 @@ def _interrupted(*_: object) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make setup", description=__doc__)
     parser.add_argument("--quiet", action="store_true", help="say nothing when nothing is to do")
+    parser.add_argument("--extra", action="store_true", help="also the builds for long tests")
     parser.add_argument("--only", metavar="STEPS", help="only these steps, by name, with commas")
     tests = parser.add_argument_group("for the tests of set-up itself")
     tests.add_argument("--root", type=Path, default=Path(__file__).resolve().parents[2])
@@ -50,7 +51,7 @@ def main() -> int:
     try:
         machine.check()
         with Lock(machine.build) as lock:
-            done = SetUp(machine, lock.descriptor).run(only)
+            done = SetUp(machine, lock.descriptor, options.extra).run(only)
     except progress.Failure as failure:
         return progress.fail(failure)
     except OSError as error:
@@ -69,9 +70,10 @@ def main() -> int:
 class SetUp:
     """The steps in their order, and which of them are stale."""
 
-    def __init__(self, machine: Machine, lock: int) -> None:
+    def __init__(self, machine: Machine, lock: int, extra: bool = False) -> None:
         self._machine = machine
         self._lock = lock
+        self._table = BUILDS + EXTRA_BUILDS if extra else BUILDS
         self._stamps = Stamps(machine.build)
         self._builder = Builder(machine, self._stamps, lock)
         self._environment = Environment(machine, self._stamps, lock)
@@ -111,12 +113,12 @@ class SetUp:
         if packages.missing_judges(self._machine):
             found.append("judges")
         if self._debian and not self._stamps.fresh("sources", sources.key_of_debian()):
-            found += ["sources", "mpy-cross", *(build.name for build in BUILDS)]
+            found += ["sources", "mpy-cross", *(build.name for build in self._table)]
         else:
             tree = sources.prepare(self._machine, self._stamps)
             if not self._builder.mpy_cross_fresh(tree):
                 found.append("mpy-cross")
-            found += [build.name for build in self._builder.stale(tree)]
+            found += [build.name for build in self._builder.stale(tree, self._table)]
         if self._debian and not stock.fresh(self._stamps):
             found.append("stock")
         found += self._environment.stale()
@@ -126,7 +128,7 @@ class SetUp:
 
     def _interpreters(self, todo: list[str]) -> None:
         """Sources, MicroPython's compiler, every interpreter of the table that is stale."""
-        builds = [build for build in BUILDS if build.name in todo]
+        builds = [build for build in self._table if build.name in todo]
         if not builds and not {"sources", "mpy-cross"} & set(todo):
             return
         tree = sources.prepare(self._machine, self._stamps, self._lock)

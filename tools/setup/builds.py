@@ -31,16 +31,20 @@ class Build:
     defines: tuple[str, ...]
     bits: int = 64
     frozen: bool = False  # holds the device package, as a board does
+    flags: str = ""  # compiler flags that are no defines
+    options: tuple[str, ...] = ()  # more make variables
 
     @property
     def arguments(self) -> list[str]:
         """Make variables of this configuration."""
-        flags = " ".join(f"-D{define}" for define in self.defines)
+        flags = " ".join([*(f"-D{define}" for define in self.defines), self.flags]).strip()
         manifest = "manifest.py" if self.frozen else "manifest_asyncio.py"
         found = [f"CFLAGS_EXTRA={flags}", f"FROZEN_MANIFEST=$(VARIANT_DIR)/{manifest}"]
+        found += self.options
         return found + (["MICROPY_FORCE_32BIT=1"] if self.bits == 32 else [])
 
 
+_BOARD = ("TAPROOT_IN_CONTENT_LEN=4096", "TAPROOT_OUT_CONTENT_LEN=2048")
 # The switches are explained in boards/unix/mbedtls_config_taproot.h.
 BUILDS = (
     Build(
@@ -61,12 +65,47 @@ BUILDS = (
         "TLS server that ignores max_fragment_length and sends full records",
         ("TAPROOT_NO_VARIABLE_BUFFER", "TAPROOT_NO_MFL", "TAPROOT_OUT_CONTENT_LEN=16384"),
     ),
+    Build(
+        "unix32-board",
+        "settings of the shipped boards, software bignum: 32-bit drill",
+        _BOARD,
+        bits=32,
+        frozen=True,
+        options=("TLSBIGNUM=1",),
+    ),
     Build("unix64-vb", "variable buffers with a 16 KiB input buffer", ()),
     Build(
         "unix32-out2048",
         "max_fragment_length above the output buffer",
         ("TAPROOT_IN_CONTENT_LEN=4096", "TAPROOT_OUT_CONTENT_LEN=2048"),
         bits=32,
+    ),
+)
+
+
+_SANITIZE = "-fsanitize=address,undefined --param asan-use-after-return=0"
+# Made by `python3 -m tools.setup --extra` and for `make test-long`: what figures and sanitizers need.
+EXTRA_BUILDS = (
+    Build(
+        "unix32-tiny",
+        "the smallest buffers, software bignum",
+        ("TAPROOT_IN_CONTENT_LEN=4096", "TAPROOT_OUT_CONTENT_LEN=1024"),
+        bits=32,
+        options=("TLSBIGNUM=1",),
+    ),
+    Build(
+        "unix32-plain",
+        "MicroPython's own cryptographic settings, to compare with",
+        ("TAPROOT_IN_CONTENT_LEN=4096", "TAPROOT_PLAIN_ECP"),
+        bits=32,
+    ),
+    Build(
+        "unix64-asan",
+        "the C modules under the sanitizers",
+        ("TAPROOT_NO_VARIABLE_BUFFER",),
+        flags=_SANITIZE
+        + " -fno-sanitize=nonnull-attribute -fno-sanitize-recover=undefined -Wno-error",
+        options=(f"LDFLAGS_EXTRA={_SANITIZE}", "STRIP="),
     ),
 )
 
@@ -80,9 +119,9 @@ class Builder:
         self._lock = lock
         self._boards = machine.root / "boards"
 
-    def stale(self, sources: Sources) -> list[Build]:
+    def stale(self, sources: Sources, table: tuple[Build, ...] = BUILDS) -> list[Build]:
         """Rows of the table whose interpreter is missing or older than its inputs."""
-        return [b for b in BUILDS if not self._stamps.fresh(b.name, self._key(sources, b))]
+        return [b for b in table if not self._stamps.fresh(b.name, self._key(sources, b))]
 
     def mpy_cross_fresh(self, sources: Sources) -> bool:
         """True when mpy-cross is there and of these sources."""
