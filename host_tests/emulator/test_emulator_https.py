@@ -6,6 +6,8 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import json
+import socket
 import ssl
 import time
 import urllib.error
@@ -15,6 +17,7 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
+from cryptography import x509
 from taproot.emulator import EmulatorConfig, running
 from taproot.emulator.connection import Engine
 from taproot.emulator.downloads import Download
@@ -431,3 +434,36 @@ def test_a_websocket_client_that_does_not_read_is_dropped_and_slows_nobody():
             await ws.close()
 
     run(case)
+
+
+def test_the_storage_account_is_a_second_tls_name():
+    """Its chain may lead to another root, which the device's bundle has to cover (H21)."""
+    other = Authority.root("storage root", "p256")
+    with running(EmulatorConfig(blob_host="blob.test")) as emu:
+        assert "blob.test" in str(
+            x509.load_pem_x509_certificate(emu.emulator._own_leaf().pem.encode())
+            .extensions.get_extension_for_class(x509.SubjectAlternativeName)
+            .value
+        )
+        leaf = other.leaf("blob.test", "p256")
+        emu.switch_chain(leaf, name="blob.test")
+        device = emu.add_device("d1")
+        request = urllib.request.Request(
+            f"https://localhost:{emu.https_port}/devices/d1/files?api-version=2019-10-01",
+            b'{"blobName": "f"}',
+            {"Authorization": token(device.primary_key, "localhost/devices/d1")},
+        )
+        context = ssl.create_default_context(cadata=emu.root_pem)
+        with urllib.request.urlopen(request, context=context, timeout=5) as response:
+            grant = json.load(response)
+        name, _, port = grant["hostName"].partition(":")
+        assert (name, int(port)) == ("blob.test", emu.https_port)
+        for root, trusted in ((other.pem, True), (emu.root_pem, False)):
+            with socket.create_connection(("127.0.0.1", int(port)), 5) as raw:
+                context = ssl.create_default_context(cadata=root)
+                try:
+                    context.wrap_socket(raw, server_hostname=name).close()
+                except ssl.SSLCertVerificationError:
+                    assert not trusted
+                else:
+                    assert trusted

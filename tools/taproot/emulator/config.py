@@ -85,6 +85,7 @@ class EmulatorConfig:
     key_file: str | None = None
     client_roots: list[str] = field(default_factory=list)  # PEM files: CAs of client certificates
     id_scope: str = "0ne00000001"
+    blob_host: str | None = None  # TLS name of the storage account; None: the hub's own
     preview: bool = False
     state_dir: str | None = None
     templates: list[str] = field(default_factory=list)

@@ -129,7 +129,7 @@ class HTTPSFront:
         self.blobs = BlobStore(engine.now)
         self.service = ServiceAPI(hub)
         self.devices = DeviceAPI(
-            hub, self.blobs, lambda: blob_host or f"{hub.hosts[0]}:{self.port}"
+            hub, self.blobs, lambda: f"{blob_host or hub.hosts[0]}:{self.port}"
         )
         self.downloads: dict[str, Download] = {}
         self.date_offset = 0.0  # a wrong clock on demand: seconds added to every Date

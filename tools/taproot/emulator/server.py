@@ -98,7 +98,7 @@ class Emulator:
         self.listeners: list[Listener] = []
         self.recovery = RecoveryServer(now=self.clock.now)
         self.control_token = self.config.control_token or secrets.token_urlsafe(24)
-        self.front = HTTPSFront(self.engine, self.hub)
+        self.front = HTTPSFront(self.engine, self.hub, self.config.blob_host)
         self.https_port: int | None = None
         self.plain_port: int | None = None
         self._plain: asyncio.Server | None = None
@@ -231,6 +231,8 @@ class Emulator:
 
     def _own_leaf(self) -> Leaf:
         names = sorted({*self.hub.hosts, *self.config.tls.profiles, "localhost"})
+        if self.config.blob_host is not None:
+            names.append(self.config.blob_host)
         addresses = sorted({"127.0.0.1", self.config.bind} - {"0.0.0.0", "::"})
         if self.state is not None:
             return self.state.leaf(names, addresses)
