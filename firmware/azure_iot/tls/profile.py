@@ -30,12 +30,12 @@ _HOSTS = const(4)
 # Heap of one connection in bytes, 32-bit, software crypto, beyond the two record buffers; measured
 # by `taproot bench tls` with the chain that costs most (RSA-4096 root and intermediate).
 _OVERHEAD = const(666)  # of both record buffers together
-_PEAK = const(16100)
-_PEAK_BIGNUM = const(8700)  # with the module tlsbignum
+_PEAK = const(17900)
+_PEAK_BIGNUM = const(10500)  # with the module tlsbignum
 _STEADY = const(2400)
 _PEAK_KEEP_PEER = const(3808)
 _STEADY_KEEP_PEER = const(7776)
-_CLIENT_CERT = const(3300)
+_CLIENT_CERT = const(3500)
 _ROOT = const(2464)  # one loaded RSA-4096 root
 
 _RSA = (
@@ -276,7 +276,7 @@ class TLSProfile:
             buffers = plan.in_limit + plan.out_limit + _OVERHEAD
         plan.connected = buffers + _STEADY + roots * _ROOT
         if client_certificate:
-            plan.connected += _CLIENT_CERT
+            plan.connected += _CLIENT_CERT + client_certificate
         if build.keep_peer:
             plan.peak += _PEAK_KEEP_PEER
             plan.connected += _STEADY_KEEP_PEER

@@ -1,0 +1,85 @@
+# Runs on MicroPython: TLS connections with the package's own code; one RESULT line each.
+# Arguments: JSON with port, roots, times, mfl, cert, key, sessions, transfer, fail.
+import asyncio
+import gc
+import json
+import os
+import socket
+import sys
+
+from azure_iot import clock, transport
+from azure_iot.errors import AzureIoTError
+from azure_iot.tls.build import build_of
+from azure_iot.tls.context import TLSContext
+from azure_iot.tls.profile import TLSProfile
+from azure_iot.tls.sessions import Sessions
+
+import tlsopt
+
+asked = json.loads(sys.argv[1])
+
+
+class Credential:
+    cert = key = b""
+
+
+def read(name):
+    with open(name, "rb") as file:
+        return file.read()
+
+
+async def connect(context, count):
+    gc.collect()
+    before = tlsopt.mem(True)[0]
+    tlsopt.fail_alloc(asked.get("fail", 0))
+    if count:
+        os.putenv("COUNTING", "1")
+    try:
+        link = await transport.open_tls("localhost", asked["port"], context)
+        await link.write(b"x")
+        await link.read_into(memoryview(bytearray(1)))
+    finally:
+        if count:
+            os.unsetenv("COUNTING")
+        tlsopt.fail_alloc(0)
+    info = tlsopt.info(link.tls)
+    left = asked.get("transfer", 0)
+    if left:
+        await link.write(b"T")
+    buffer = memoryview(bytearray(512))
+    while left > 0:
+        left -= await link.read_into(buffer)
+    held, peak, block, allocations = tlsopt.mem()
+    print(
+        "CONNECTED %d %d %d %d %d %d %d %d"
+        % (
+            peak - before, held - before, block, allocations, info.mfl_acknowledged or 0,
+            1 if info.resumed else 0, context.plan.peak, context.plan.connected,
+        )
+    )  # fmt: skip
+    await link.close()
+
+
+async def main():
+    roots = [read("root%d.der" % n) for n in range(asked["roots"])]
+    profile = TLSProfile(build=build_of(tlsopt), mfl=asked.get("mfl"))
+    if asked.get("acknowledged"):
+        profile.learn("localhost", acknowledged=asked["acknowledged"])
+    credential = None
+    if asked.get("cert"):
+        credential = Credential()
+        credential.cert, credential.key = read("cert"), read("key")
+    sessions = Sessions(clock.Clock()) if asked.get("sessions") else None
+    times = asked.get("times", 1)
+    for n in range(times):
+        context = TLSContext(roots, profile=profile, credential=credential, sessions=sessions)
+        try:
+            await connect(context, n == times - 1)
+        except AzureIoTError as error:
+            print("FAILED %s %s" % (getattr(error, "verdict", type(error).__name__), error))
+        context = None
+        gc.collect()
+    print("RESULT 0 0")
+
+
+asyncio.run(main())
