@@ -48,7 +48,13 @@ def suite(firmware: Path, catalogue: Path, ids: list[str], timeout: float = 120)
     """Run the suite on an altered package; return what fails first, or None."""
     try:
         result = subprocess.run(
-            [sys.executable, "-B", str(HERE / "suite.py"), str(catalogue), "--ids", *ids],
+            [
+                sys.executable,
+                "-B",
+                str(HERE / "suite.py"),
+                str(catalogue),
+                *(["--ids", *ids] if ids else []),
+            ],
             capture_output=True,
             text=True,
             timeout=timeout,
