@@ -143,7 +143,9 @@ class HubLink:
         this piece in one place, the 17 KB of a record buffer would no longer fit anywhere.
         """
         build = self.profile.build
-        if self._reserve is None and build.module and hasattr(tlsopt, "mem"):
+        if self.held:
+            self._reserve = None  # what the connection was closed for needs this room
+        elif self._reserve is None and build.module and hasattr(tlsopt, "mem"):
             # Two pieces, no larger than the buffers that a connection just gave back.
             try:
                 self._reserve = (

@@ -143,6 +143,7 @@ class Quiet:
         await self._mqtt.reconnect()
         while self._mqtt.connected.is_set():
             await asyncio.sleep_ms(20)
+        self._link.hold()
         gc.collect()
         return self
 

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-
 from taproot.console import Report
-from taproot.drill import scenario
-from taproot.drill.scenario import MESSAGES, OFFLINE, Story, rehearse
+from taproot.drill import scenario, stage
+from taproot.drill.scenario import STEPS, rehearse
+from taproot.drill.stage import MESSAGES, OFFLINE
 from taproot.drill.world import Options, World
 
-SCHEMA = Path(__file__).resolve().parents[1] / "vectors" / "schemas" / "cli.schema.json"
+SCHEMAS = Path(__file__).resolve().parents[1] / "vectors" / "schemas"
+NUMBERS = [number for number, _ in STEPS]
 
 
 def drill(*args: str) -> tuple[int, dict]:
@@ -26,42 +27,73 @@ def drill(*args: str) -> tuple[int, dict]:
         [sys.executable, "-m", "taproot", "drill", "--json", *args],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=400,
     )
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
 
 
-@pytest.mark.timeout(320)
-@pytest.mark.parametrize("options", [("--build", "unix64"), ("--build", "unix32")])
+@pytest.mark.timeout(420)
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--build", "unix64"),
+        ("--build", "unix32"),
+        pytest.param(("--keep-floor", "--seed", "2"), marks=pytest.mark.long),
+        pytest.param(("--chain", "ecc", "--seed", "3"), marks=pytest.mark.long),
+        pytest.param(("--devices", "3", "--seed", "4"), marks=pytest.mark.long),
+    ],
+    ids=lambda options: " ".join(options),
+)
 def test_devices_that_follow_survive_a_root_migration(options: tuple[str, ...]) -> None:
     code, report = drill(*options)
-    jsonschema.validate(report, json.loads(SCHEMA.read_text()))
+    jsonschema.validate(report, json.loads((SCHEMAS / "cli.schema.json").read_text()))
     assert code == 0 and report["ok"], [step for step in report["steps"] if not step["ok"]]
+    assert [step["name"] for step in report["steps"]] == NUMBERS
     last = report["steps"][-1]
     assert last["lost"] == 0
-    follower = last["devices"]["device-a"]
-    assert follower["accepted"] >= MESSAGES and follower["offline"] >= OFFLINE
-    assert follower["tls"] == "TLSv1.2"
+    for name in ("device-a", "device-b"):
+        device = last["devices"][name]
+        assert device["accepted"] >= MESSAGES and device["offline"] >= OFFLINE
+        assert device["tls"] == "TLSv1.2"
 
 
 class _NewRootForgotten(World):
     """An operator who forgot the new root in bundle 2."""
 
-    def package(self, version, roots, signatures=None):
-        return super().package(version, [r for r in roots if r[0] != "new root"], signatures)
+    def package(self, version, roots, signatures=None, **more):
+        kept = [root for root in roots if root[0] != "new root"]
+        return super().package(version, kept, signatures, **more)
 
 
 @pytest.mark.timeout(200)
-def test_the_drill_fails_when_the_new_root_was_never_published(monkeypatch) -> None:
-    monkeypatch.setattr(scenario, "World", _NewRootForgotten)
-    monkeypatch.setattr(scenario, "_RECONNECT_S", 8.0)
+def test_the_drill_fails_when_the_new_root_was_never_published() -> None:
     report = Report("taproot drill", as_json=True)
-    rehearse(Options(seed=2), report)
+    rehearse(Options(seed=2, kills=0), report, _NewRootForgotten)
     assert not report.ok
-    assert report.steps[-1]["name"] == "6", report.steps
+    assert report.steps[-1]["name"] == "5b", report.steps[-1]
 
 
-def test_the_steps_are_those_of_the_readme() -> None:
-    numbers = [number for number, _ in Story(None, None).steps()]  # type: ignore[arg-type]
-    assert numbers[:4] == ["1", "2", "3", "3b"] and numbers[-1] == "7"
+class _MessagesVanish(World):
+    """A hub that forgets one message."""
+
+    def recorded(self, device):
+        return [number for number in super().recorded(device) if number != 17]
+
+
+@pytest.mark.timeout(200)
+def test_the_drill_fails_when_one_message_is_lost(monkeypatch) -> None:
+    kept = [step for step in STEPS if step[0] in ("1", "2", "3", "12")]
+    monkeypatch.setattr(scenario, "STEPS", kept)
+    monkeypatch.setattr(stage, "OFFLINE", 0)
+    report = Report("taproot drill", as_json=True)
+    rehearse(Options(seed=3, kills=0), report, _MessagesVanish)
+    assert not report.ok and report.steps[-1]["name"] == "12"
+    assert report.steps[-1]["devices"]["device-a"]["lost"] == 1
+
+
+def test_help_shows_an_example_that_exists() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "taproot", "drill", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "Example: taproot drill --seed 7" in done.stdout

@@ -11,6 +11,7 @@ from taproot.drill.stage import (
     RECONNECT_S,
     Outcome,
     Stage,
+    Trust,
 )
 
 _BLACKOUT_S = 2.5
@@ -95,8 +96,8 @@ def probe_the_new_chain(stage: Stage) -> Outcome:
         if status == 200:
             results[device.name] = answer["result"]
         else:  # closed its connection to make room: the result comes with the next report
-            trust = stage.wait_trust(device, lambda trust: bool(trust.get("probes")))
-            results[device.name] = trust["probes"][-1]["result"]
+            trust = stage.wait_trust(device, lambda trust: _probed(trust) not in ("", "MEMORY"))
+            results[device.name] = _probed(trust)
         if results[device.name] == "ok":
             ready.append(device.name)
     carried = [root["sha256"] for root in stage.trust(stage.control)["roots"]]
@@ -106,6 +107,12 @@ def probe_the_new_chain(stage: Stage) -> Outcome:
         "(it does not carry the new root)",
         {"held": held, "results": results},
     )
+
+
+def _probed(trust: Trust) -> str:
+    """The result of the newest probe in a report; empty without one."""
+    probes = trust.get("probes") or [{"result": ""}]
+    return probes[-1]["result"]
 
 
 def switch_the_root(stage: Stage) -> Outcome:
