@@ -7,6 +7,7 @@ X.509. The list comes from the SDK and what was called is counted inside the SDK
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 from sdk_support import drive
@@ -135,6 +136,7 @@ def report(sdk_python, tmp_path_factory):
         }
         found = drive(sdk_python, "driver.py", job, 300)
         found["events"] = emu.events()
+        found["keys"] = [case["key"] for case in cases if case.get("key")] + [GROUP_KEY]
     return found
 
 
@@ -165,3 +167,10 @@ def test_both_transports_and_both_credentials_were_used(report):
     connects = [e for e in report["events"] if e["type"] == "connect"]
     assert {e.get("transport", "tcp") for e in connects} == {"tcp", "websocket"}
     assert {bool(e.get("client_certificate")) for e in connects} == {True, False}
+
+
+def test_no_event_shows_a_key_or_a_token(report):
+    text = json.dumps(report["events"])
+    assert len(report["keys"]) > 10
+    for secret in (*report["keys"], "SharedAccessSignature", "sig=", "PRIVATE KEY"):
+        assert secret not in text, secret[:6]
