@@ -455,7 +455,11 @@ def test_mfl_is_honoured(tls, mfl):
         e for e in tls.events() if e["type"] == "connect" and e.get("identity") == f"mfl{mfl}"
     ]
     assert event.get("mfl_asked") == mfl
-    assert event["largest_handshake_record"] <= limit
+    assert event["largest_record_out"] <= limit
+    tls.drop(f"mfl{mfl}")
+    end = tls.wait_for(lambda e: e["type"] == "disconnect" and e.get("identity") == f"mfl{mfl}")
+    assert end["largest_record_out"] == max(largest.values())
+    assert 100 < end["largest_record_in"] <= limit
 
 
 @requirement("T5")
@@ -619,3 +623,34 @@ def test_a_second_listener_with_its_own_chain(tls, roots):
     with pytest.raises(OSError):
         wire.Wire.tls(port, client(roots["new"]))
     next(maker, None)
+
+
+def test_a_python_without_the_callback_says_so(roots, monkeypatch):
+    """Any-cert mode rests on CPython's layout: without it tokens work, and a warning is recorded."""
+    monkeypatch.setattr(anycert, "usable", lambda: False)
+    with x509_hub(roots) as emu:
+        assert [e["type"] for e in emu.events() if "certificates" in e.get("text", "")] == [
+            "warning"
+        ]
+        maker = make_device(emu, "d")
+        next(maker).connect(tls=client(roots["old"])).ping()
+        stranger = Authority.root("x", "p256").leaf("d", "p256", client=True)
+        with pytest.raises((OSError, ssl.SSLError, wire.Closed)):
+            try_certificate(emu, roots, stranger, "d")
+        next(maker, None)
+
+
+@requirement("T5")
+@pytest.mark.parametrize("step", [1, 4, 7, 5000])
+def test_the_clients_records_are_measured_however_tcp_cuts_them(step):
+    """The recorder of record lengths, on a stream in pieces."""
+    from taproot.emulator.tls import TlsTransport
+
+    class Owner:
+        name, options = "x", TLSOptions()
+
+    transport = TlsTransport(Owner())
+    stream = b"".join(bytes((23, 3, 3)) + n.to_bytes(2, "big") + bytes(n) for n in (5, 0, 900, 17))
+    for at in range(0, len(stream), step):
+        transport._measure_in(stream[at : at + step])
+    assert transport.facts["largest_record_in"] == 900

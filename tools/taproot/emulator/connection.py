@@ -453,7 +453,15 @@ class Connection:
         self.engine.connections.discard(self)
         self._held.clear()
         self._late.clear()
-        self.engine.recorder.emit("disconnect", reason=reason, clean=clean, **self._who())
+        facts = self.link.facts
+        self.engine.recorder.emit(
+            "disconnect",
+            reason=reason,
+            clean=clean,
+            largest_record_in=facts.get("largest_record_in"),
+            largest_record_out=facts.get("largest_record_out"),
+            **self._who(),
+        )
         handler, self.handler = self.handler, None
         if handler is not None:
             handler.closed(reason, clean)

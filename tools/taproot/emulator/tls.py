@@ -119,7 +119,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._joined_until_ccs = listener.options.violate_mfl
         self._chain: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
-        self.bytes_in = self.bytes_out = self.largest_out = 0
+        self.bytes_out = self.largest_out = self.largest_in = 0
+        self._header, self._left = b"", 0  # of the record that is arriving
         self._end_reason = ""
 
     # -- from TCP ---------------------------------------------------------------------------
@@ -160,7 +161,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         """Take ciphertext."""
         if self._mute or self._closing:
             return
-        self.bytes_in += len(data)
+        self._measure_in(data)
         if self._collector is not None:
             self._collect(data)
             return
@@ -306,7 +307,6 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             suite=suite[0] if suite else None,
             resumed=resumed,
             client_certificate=hashlib.sha256(leaf).hexdigest() if leaf else None,
-            largest_handshake_record=self.largest_out,
         )
         self.listener.recorder.emit("tls", **self.facts)
 
@@ -376,7 +376,27 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             length = data[at + 3] << 8 | data[at + 4]
             if length > self.largest_out:
                 self.largest_out = length
+                self.facts["largest_record_out"] = length
             at += 5 + length
+
+    def _measure_in(self, data: bytes) -> None:
+        """Note the largest record of the client, however TCP has cut it."""
+        at, size = 0, len(data)
+        while at < size:
+            if self._left:
+                step = min(self._left, size - at)
+                self._left -= step
+                at += step
+                continue
+            missing = 5 - len(self._header)
+            self._header += data[at : at + missing]
+            at += missing
+            if len(self._header) == 5:
+                self._left = self._header[3] << 8 | self._header[4]
+                self._header = b""
+                if self._left > self.largest_in:
+                    self.largest_in = self._left
+                    self.facts["largest_record_in"] = self._left
 
     def _join_records(self, data: bytes) -> bytes:
         """Join plaintext handshake records into large ones: what a violating server sends."""
