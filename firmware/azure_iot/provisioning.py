@@ -41,6 +41,7 @@ _ANSWER_MS = const(30000)
 _CONNECT_S = const(60)
 _MOST_ANSWERS = const(60)
 _TOKEN_LIFE_S = const(3600)
+_NOT_SPOKEN = const(501)  # dps.py: the hub speaks what this firmware does not
 _KEY = "assignment"
 
 
@@ -283,6 +284,8 @@ async def provisioned_client(
             ServiceError,
             ProtocolError,
         ) as error:
+            if getattr(error, "status", 0) == _NOT_SPOKEN:
+                raise
             wait_ms = 5000 + randbelow(25000)
             log.warning("no assignment yet, again in %d ms: %s", wait_ms, error)
             await asyncio.sleep_ms(wait_ms)

@@ -1,0 +1,116 @@
+"""The mistakes of the first hour: each ends in one sentence with its remedy, within a minute.
+
+firmware/docs/first-hour.md is made from the same cases (host_tests/support/first_hour.py).
+"""
+
+import json
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from support.first_hour import CASES, PAGE, page
+from support.surface import Device, outputs
+from taproot.emulator import EmulatorConfig, running
+from taproot.pki import Authority
+
+PROGRAM = """
+from azure_iot.agent import Agent
+from azure_iot.unix.platform import Platform
+from azure_iot import AzureIoTError
+async def main():
+    try:
+        agent = Agent(Platform(F["config"]))
+        client = await agent.start()
+        await client.connect(F["patience"])
+        out("connected")
+    except AzureIoTError as error:
+        out(type(error).__name__, str(error))
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def world(hub_leaf, tmp_path_factory):
+    with running(EmulatorConfig(chain=hub_leaf)) as emu:
+        yield emu
+
+
+def listener(answer: bytes):
+    """A server that says `answer` to whatever comes: a captive portal, or silence."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            with connection:
+                connection.settimeout(3)
+                try:
+                    connection.recv(4096)
+                    connection.sendall(answer)
+                except OSError:
+                    continue
+
+    threading.Thread(target=serve, daemon=True).start()
+    return server
+
+
+@pytest.mark.parametrize("case", CASES, ids=[c.name for c in CASES])
+def test_a_first_hour_mistake_ends_in_its_sentence(tmp_path, world, hub_root, hub_leaf, case):
+    record = world.add_device("first-" + case.name)
+    facts = {
+        "cs": record.connection_string,
+        "port": world.mqtt_port,
+        "https": world.https_port,
+        "key": record.primary_key,
+    }
+    portal = listener(b"HTTP/1.1 302 Found\r\nLocation: http://login.example/\r\n\r\n")
+    facts["portal"] = portal.getsockname()[1]
+    closed = socket.create_server(("127.0.0.1", 0))
+    facts["closed"] = closed.getsockname()[1]
+    closed.close()
+    device = Device(tmp_path, world, hub_root)
+    other = Authority.root("some other root", key="p256")
+    (tmp_path / "other.der").write_bytes(other.der)
+    (tmp_path / "leaf.der").write_bytes(hub_leaf.der)
+    (tmp_path / "intermediate.der").write_bytes(hub_leaf.chain[1].der)
+    leaf = other.leaf("first-" + case.name, key="p256", client=True)
+    (tmp_path / "device.pem").write_text(leaf.pem)
+    (tmp_path / "device.key").write_text(leaf.key_pem)
+    (tmp_path / "wrong.key").write_text(other.leaf("x", key="p256", client=True).key_pem)
+    (tmp_path / "cut.key").write_text(leaf.key_pem[:120])
+    case.prepare(world, "first-" + case.name)
+    config = case.config(facts)
+    config.setdefault("roots", ["root.der"])
+    started = time.monotonic()
+    try:
+        result = device.start(
+            PROGRAM,
+            case.name,
+            cs="",
+            config=config,
+            patience=6,
+            limit=60,
+            level="WARNING",
+            heap=case.heap,
+        )
+        with result as process:
+            assert process.wait(58) == 0, process.text
+            words = outputs(process.output)[-1]
+    finally:
+        portal.close()
+    assert time.monotonic() - started < 60
+    assert words[0] == case.error, words
+    for part in case.words:
+        assert part in words[1], words
+    assert facts["key"] not in json.dumps(words), "no secret in an error"
+
+
+def test_the_page_says_what_the_tests_show():
+    assert Path(PAGE).read_text() == page(), (
+        "firmware/docs/first-hour.md is old: run  .venv/bin/python host_tests/support/first_hour.py"
+    )
