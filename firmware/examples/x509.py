@@ -5,9 +5,13 @@ import secrets
 from azure_iot import IoTHubDeviceClient, X509Certificate
 
 
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
 async def main():
-    with open("device.pem", "rb") as cert, open("device.key", "rb") as key:
-        certificate = X509Certificate(cert.read(), key.read())
+    certificate = X509Certificate(read("device.pem"), read("device.key"))
     print(certificate)
     client = IoTHubDeviceClient.from_x509(
         certificate, secrets.HOST, certificate.common_name, **secrets.options()

@@ -100,7 +100,7 @@ def test_twin(example, emu):
 def call(emu, name, method, payload):
     for _ in range(40):
         answer = emu.invoke_method(name, method, payload, timeout_s=5)
-        if answer.status != 404:
+        if answer.hub_status != 404:
             return answer
         time.sleep(0.1)
     return answer
