@@ -133,8 +133,11 @@ class Lock:
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("  another set-up is at work in this checkout; waiting for it …")
+            holder = os.pread(self.descriptor, 20, 0).decode("ascii", "replace").strip() or "?"
+            say(f"  another set-up is at work in this checkout (process {holder}); waiting for it …")
             fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+        os.ftruncate(self.descriptor, 0)
+        os.pwrite(self.descriptor, str(os.getpid()).encode("ascii"), 0)
         return self
 
     def __exit__(self, *_: object) -> None:
