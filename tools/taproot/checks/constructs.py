@@ -80,11 +80,25 @@ _TEXT = (
 _BINARY = (".png", ".der", ".bin", ".mpy", ".lock", ".pem")
 
 
+def committed(root: Path) -> list[str]:
+    """Names of the files that git tracks; all files of the source folders where there is no git."""
+    line = ["git", "ls-files", "-z"]
+    listed = subprocess.run(line, cwd=root, capture_output=True, check=False)
+    if listed.returncode == 0:
+        return [name for name in listed.stdout.decode().split("\0") if name]
+    folders = ("firmware", "host_tests", "tools", "boards", "certs")
+    return [
+        str(path.relative_to(root))
+        for folder in folders
+        for path in sorted((root / folder).rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+
+
 def text_findings(root: Path) -> list[str]:
     """Findings in any committed text file."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, check=True)
     found = []
-    for name in listed.stdout.decode().split("\0"):
+    for name in committed(root):
         path = root / name
         if not name or name.endswith(_BINARY) or not path.is_file():
             continue

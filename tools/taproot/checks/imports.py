@@ -67,6 +67,7 @@ TABLE = (
     _row("tls.context", "tls tlsopt time gc", _P + " clock tls.*"),
     _row("https", "asyncio time", _P + " transport tls.context clock"),
     _row("mqtt.client mqtt.connection mqtt.stream", "asyncio os time gc", _P + " clock transport mqtt.*"),
+    _row("trust.native", "tlsopt", _P),  # the C module's RSA behind the same call
     _row("trust.recovery", "asyncio os time gc", _P + " clock trust.* https transport"),
     _row("trust.*", "os time gc", _P + " clock trust.*"),
     _row("link", "asyncio os gc tlsopt", _P + " clock transport tls.context websocket"),
