@@ -8,6 +8,7 @@ import random
 import threading
 import time
 
+import pytest
 from support.surface import Device
 from taproot.emulator import EmulatorConfig, running
 
@@ -51,6 +52,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.timeout(900)
 def test_soak(tmp_path, hub_root, count):
     seconds, pace = count(20, 600), 25
     source = random.Random(7)

@@ -1,0 +1,95 @@
+"""The pure policies of the hub client: re-provisioning ladder, renewal, dates, addresses."""
+
+import random
+
+import pytest
+from azure_iot import sas
+from azure_iot.errors import ConnectionFailedError, CredentialError, ServiceError, TrustError
+from azure_iot.guard import classify
+from azure_iot.ladder import (
+    NETWORK,
+    REFUSED,
+    REPAIR,
+    REPROVISION,
+    RETRY,
+    THROTTLED,
+    TRUST,
+    UNAVAILABLE,
+    Ladder,
+)
+
+
+@pytest.fixture
+def ladder():
+    return Ladder(random.Random(3).randrange)
+
+
+@pytest.mark.requirement("T10")
+def test_the_first_refusal_with_an_unproven_clock_repairs_the_time_and_counts_nothing(ladder):
+    assert ladder.failed(REFUSED, 0, clock_proven=False) == REPAIR
+    assert ladder.reprovisions == 0
+    assert ladder.failed(REFUSED, 1, clock_proven=False) == REPROVISION
+
+
+def test_a_refusal_with_a_proven_clock_registers_at_once_then_ever_later(ladder):
+    at, gaps, last = 0, [], None
+    while len(gaps) < 8:
+        if ladder.failed(REFUSED, at, clock_proven=True) == REPROVISION:
+            if last is not None:
+                gaps.append(at - last)
+            last = at
+        at += 5
+    assert 225 <= gaps[0] <= 380 and max(gaps) <= 3600 * 1.26 and gaps[-1] >= 3600 * 0.74
+
+
+def test_ten_unavailable_in_a_row_register_anew_nine_do_not(ladder):
+    actions = [ladder.failed(UNAVAILABLE, n, clock_proven=True) for n in range(10)]
+    assert actions == [RETRY] * 9 + [REPROVISION]
+    ladder.connected()
+    for n in range(30):
+        kind = THROTTLED if n % 9 == 8 else UNAVAILABLE
+        assert ladder.failed(kind, 100 + n, clock_proven=True) == RETRY
+
+
+def test_an_outage_of_15_to_30_minutes_registers_once(ladder):
+    actions = [ladder.failed(NETWORK, at, clock_proven=True) for at in range(0, 1800, 10)]
+    assert actions.count(REPROVISION) == 1
+    assert actions.index(REPROVISION) * 10 >= 900
+
+
+def test_certificate_verdicts_and_throttling_never_register(ladder):
+    for at in range(0, 100000, 500):
+        assert ladder.failed(TRUST, at, clock_proven=True) == RETRY
+        assert ladder.failed(THROTTLED, at, clock_proven=True) == RETRY
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (CredentialError("CONNACK 5: not authorised"), REFUSED),
+        (ConnectionFailedError("CONNACK 3: server unavailable"), UNAVAILABLE),
+        (ConnectionFailedError("no address", "dns"), NETWORK),
+        (ConnectionFailedError("short of memory", "memory"), None),
+        (TrustError("x", "UNTRUSTED"), TRUST),
+        (ServiceError("x", 429), THROTTLED),
+        (ServiceError("x", 503), UNAVAILABLE),
+    ],
+)
+def test_errors_are_evidence_of_what_they_say(error, kind):
+    assert classify(error) == kind
+
+
+def test_renewal_lies_between_70_and_85_percent_and_uses_the_whole_range():
+    delays = [sas.renewal_delay(3600, random.getrandbits(32)) for _ in range(2000)]
+    assert 2520 <= min(delays) < 2540 and 3040 < max(delays) <= 3060
+    lives = [sas.first_life(3600, random.getrandbits(32)) for _ in range(2000)]
+    assert 1080 <= min(lives) < 1110 and 3570 < max(lives) <= 3600
+
+
+def test_no_credential_shows_its_secret():
+    from azure_iot import identity
+
+    key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+    token = sas.token("h%2Fdevices%2Fd", 1900000000, identity.SymmetricKey(key).sign)
+    for shown in (identity.SymmetricKey(key), identity.StaticToken(token)):
+        assert key[:10] not in repr(shown) and "sig=" not in repr(shown)
