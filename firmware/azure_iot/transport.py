@@ -60,19 +60,14 @@ class _Readable:
         self._queued = False
 
     def __iter__(self) -> "_Readable":
+        self._queued = False  # anew, also after a wait that was cancelled
         return self
 
     def __next__(self) -> None:
         if self._queued:
-            self._queued = False
             raise self._end
         self._queued = True
         asyncio.core._io_queue.queue_read(self._sock)
-
-    def start(self) -> "_Readable":
-        """Wait anew, also after a wait that was cancelled."""
-        self._queued = False
-        return self
 
 
 async def _forever(waiter: "object", sock: "object") -> None:
@@ -128,8 +123,9 @@ class Transport:
         return ConnectionDroppedError("connection lost: %s" % error, error)
 
     def readable(self) -> "object":
-        """Wait until there may be something to read; only after read_some had no more."""
-        return self._ready.start()
+        """Return what to await, any number of times, for something to read; each time only
+        after read_some had no more."""
+        return self._ready
 
     async def read_into(self, buffer: memoryview) -> int:
         """Read at least one byte into `buffer`; 0 is the end of the stream."""

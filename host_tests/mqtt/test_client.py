@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from support.hostile_broker import Server
+from support.hostile_broker import Server, wait_until
 from taproot import interpreters
 
 SCRIPT = Path(__file__).resolve().parent / "device_client.py"
@@ -86,6 +86,7 @@ def test_a_large_message_is_received_into_a_sink(tmp_path, build):
     with Server("large") as server:
         lines = run("large", server, tmp_path, build)
         acks = server.seen[0].acks
+        wait_until(lambda: 7 in acks, 5)  # the server may read more slowly than it is told
     said = {line.split(" ")[0]: line.split(" ")[1:] for line in lines}
     assert said["SINK"] == ["200000", hashlib.sha256(b"p" * 200_000).hexdigest()]
     most, allowed = map(int, said["HEAP"])
@@ -97,6 +98,7 @@ def test_a_message_whose_handler_raised_is_not_acknowledged(tmp_path):
     with Server() as server:
         lines = run("handler", server, tmp_path)
         first, second = server.seen[0].acks, server.seen[1].acks
+        wait_until(lambda: second, 5)
     assert "ERRORS 1" in lines
     assert first == [] and second == [77]
     assert any(line.startswith("RUNTIME a message handler must not wait") for line in lines)

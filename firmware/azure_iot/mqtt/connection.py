@@ -322,12 +322,14 @@ class Connection:
         """Read and handle packets until the link ends."""
         s = self.session
         read = getattr(link, "read_some", _full)
+        ready = None if read is _full else link.readable()
         step = s.next
+        space = s.space
         turns = 0
         while True:
-            view = s.space()
+            view = space()
             n = read(view)
-            if n is None and read is _full:
+            if ready is None:
                 self._notify()
                 n = await link.read_into(view)
             if n:
@@ -345,12 +347,12 @@ class Connection:
             elif n is not None:
                 raise ConnectionDroppedError("closed by the peer")
             turns += 1
-            if n is None or n < len(view) and read is not _full:
+            if ready is not None and (n is None or n < len(view)):
                 # nothing is left: a stream reads on until it has filled the view or must wait
                 turns = 0
                 if self._waiting:
                     self._notify()
-                await link.readable()
+                await ready
             elif turns == _READS:
                 turns = 0
                 await self._relax()

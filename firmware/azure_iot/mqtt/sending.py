@@ -35,8 +35,9 @@ class Sender:
             end = self.head
             if self._pending:
                 end = self._next_free(end)
-            self._topics[end & self._mask] = topic
-            self._payloads[end & self._mask] = payload
+            qos = end & self._mask
+            self._topics[qos] = topic
+            self._payloads[qos] = payload
             self.head = self.sent = end + 1
             end = end % 65535 + 1
             out[at] = end >> 8

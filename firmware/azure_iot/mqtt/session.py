@@ -37,7 +37,7 @@ _LAP = const(268431360)  # 65535 * 4096
 _WATCHED = ("CONNACK", "PUBACK", "SUBACK", "PINGRESP", "the rest of a packet")
 
 
-class Session(Receiver, Sender):
+class Session(Sender, Receiver):
     """See the module. `online` is True between an accepting CONNACK and `lost()`."""
 
     def __init__(

@@ -196,6 +196,38 @@ def send_counted(s, n, write, read, counted):
         counter.__exit__()
 
 
+def part(which):
+    # single steps of the protocol path, without any socket
+    s = new_session()
+    s.feed(b" \x02\0\0")
+    s.next()
+    ack = bytearray(b"\x40\x02\0\0")
+    message = publish_packet()
+    n = N
+    s.publish(TOPIC, PAYLOAD, 1)
+    s.tail = s.sent
+    with Counter():
+        if which == "publish":
+            while n:
+                n -= 1
+                s.publish(TOPIC, PAYLOAD, QOS)
+                s.tail = s.sent
+        elif which == "ack":
+            while n:
+                n -= 1
+                s.sent = s.head = s.tail + 1
+                ack[2] = s.sent >> 8
+                ack[3] = s.sent & 255
+                s.space()[:4] = ack
+                s.next(4)
+        else:
+            while n:
+                n -= 1
+                s.space()[: len(message)] = message
+                s.next(len(message))
+                s.next()
+
+
 def core_receive():
     stream = blocking()
     connect(stream, "core")
@@ -464,6 +496,9 @@ MODES = {
     "aio.pub": lambda: asyncio.run(aio_publish(False)),
     "aio.one": lambda: asyncio.run(aio_publish(True)),
     "aio.recv": lambda: asyncio.run(aio_receive()),
+    "part.publish": lambda: part("publish"),
+    "part.ack": lambda: part("ack"),
+    "part.message": lambda: part("message"),
     "aio.win": lambda: asyncio.run(aio_publish(False, int(MODE.split("+")[1]))),
     "bare.pub": lambda: asyncio.run(bare(16)),
     "bare.one": lambda: asyncio.run(bare(1)),
