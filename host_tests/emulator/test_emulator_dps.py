@@ -21,6 +21,8 @@ from taproot.emulator.enrollments import Enrollment
 from taproot.emulator.issuance import Issuer
 from taproot.pki import Authority
 
+pytestmark = pytest.mark.requirement("D1", "D2", "D3", "D4", "D5", "D6")
+
 NOW = int(time.time())
 SCOPE = "0ne00000001"
 KEY = base64.b64encode(b"k" * 32).decode()

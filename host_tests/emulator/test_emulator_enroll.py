@@ -14,6 +14,8 @@ from taproot.emulator import EmulatorConfig, config, running
 from taproot.emulator.enrollments import Enrollment
 from taproot.pki import Authority
 
+pytestmark = pytest.mark.requirement("C1", "D3", "D4")
+
 KEY = base64.b64encode(b"k" * 32).decode()
 
 

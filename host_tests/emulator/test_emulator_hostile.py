@@ -24,6 +24,8 @@ from taproot.emulator.issuance import BadRequest, load_csr
 from taproot.emulator.rest import Request
 from taproot.emulator.service import ServiceAPI
 
+pytestmark = pytest.mark.requirement("H23", "H21", "D2")
+
 KEY = "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s="
 NOW = 1_800_000_000.0
 

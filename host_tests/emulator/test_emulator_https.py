@@ -28,6 +28,8 @@ from taproot.emulator.hub import Hub
 from taproot.emulator.tls import Chains, Listener, TLSOptions
 from taproot.pki import Authority
 
+pytestmark = pytest.mark.requirement("H20", "H21", "T10")
+
 CONNACK = b"\x20\x02\x00"
 
 

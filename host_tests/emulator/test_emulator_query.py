@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from taproot.emulator.query import QueryError, condition, parse
 
+pytestmark = pytest.mark.requirement("H23")
+
 
 def twin(name, version=None, **more):
     reported = {} if version is None else {"trust": {"version": version, "state": "good"}}

@@ -15,6 +15,8 @@ from taproot.emulator.downloads import Download
 from taproot.emulator.recovery import RecoveryServer
 from taproot.pki import Authority
 
+pytestmark = pytest.mark.requirement("T7", "T10")
+
 BODY = bytes(range(256)) * 20
 NOW = 1_795_000_000
 

@@ -15,6 +15,8 @@ from cryptography.x509.oid import NameOID
 from support import wire
 from taproot.emulator import EmulatorConfig, credentials, running
 
+pytestmark = pytest.mark.requirement("H22", "D1")
+
 PREVIEW = "api-version=2025-08-01-preview"
 RESULTS = "$iothub/credentials/res/#"
 _rids = itertools.count(1000)

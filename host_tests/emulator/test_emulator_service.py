@@ -18,6 +18,8 @@ from taproot.emulator.hub import Hub
 from taproot.emulator.rest import Request
 from taproot.emulator.service import ServiceAPI
 
+pytestmark = pytest.mark.requirement("H23")
+
 HOST = "hub.test"
 
 

@@ -9,6 +9,8 @@ import pytest
 from taproot.emulator import templates
 from taproot.emulator.templates import TemplateError, TLSPolicy
 
+pytestmark = pytest.mark.requirement("H25")
+
 AZURE = Path(__file__).resolve().parents[2] / "tools" / "azure"
 STRONG, WEAK, GREASE = 0xC02F, 0xC013, 0x0A0A
 

@@ -139,8 +139,8 @@ class Renewal:
             "correlationId": pending.correlation,
             "operationExpires": _millis(pending.expires),
         }
-        self._send(session, 202, pending.rid, body)
         self._later(self.result_after, pending, lambda: self._finish(session, pending))
+        self._send(session, 202, pending.rid, body)
 
     def _finish(self, session: Session, pending: Pending) -> None:
         """Send the result to whatever connection the device has now."""
