@@ -417,7 +417,7 @@ def test_download_that_the_device_tries_again_is_no_failure_yet(managed, empty, 
 
 def test_download_that_never_succeeds_fails_with_its_reason(managed, empty, fleet_of) -> None:
     fleet_of(1, refusing={0: "DOWNLOAD"})
-    line = publish(empty, "--stages 100").replace("--stage-timeout 15", "--stage-timeout 0.6")
+    line = publish(empty, "--stages 100").replace("--stage-timeout 15", "--stage-timeout 5")
     answer = managed.run(line, json_too=True)
     assert answer.code == 1
     assert "DOWNLOAD: no" in answer.body["stages"][0]["failed"]["d0"]
