@@ -67,7 +67,7 @@ class _Readable:
         if self._queued:
             raise self._end
         self._queued = True
-        asyncio.core._io_queue.queue_read(self._sock)
+        asyncio.core._io_queue.queue_read(self._sock)  # type: ignore[attr-defined]
 
 
 async def _forever(waiter: "object", sock: "object") -> None:

@@ -180,7 +180,7 @@ def _login_password(world: World) -> tuple[Any, ...]:
 @scenario("login_certificate", "TLS with client certificate: accepted, without it refused")
 def _login_certificate(world: World) -> tuple[Any, ...]:
     with Mosquitto() as broker:
-        files = {
+        files: dict[str, Any] = {
             "cert": str(broker.folder / "client.der"),
             "key": str(broker.folder / "client.key.der"),
         }

@@ -163,7 +163,9 @@ def run(
     for line in result.stdout.splitlines():
         if line.startswith("CONNECTED"):
             numbers = [int(word) for word in line.split()[1:]]
-            found.append(Connected(*numbers[:5], bool(numbers[5]), *numbers[6:]))
+            found.append(
+                Connected(*numbers[:5], bool(numbers[5]), *numbers[6:])  # type: ignore[call-arg, arg-type]
+            )
         elif line.startswith("FAILED"):
             failed = line
     return found, failed, counted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 from taproot.drill.device import Device, StepFailed
 from taproot.drill.stage import INSTALL_S, Outcome, Stage
@@ -181,7 +182,7 @@ def rotate_keys(stage: Stage) -> Outcome:
     world = stage.world
     roots = [world.new_root, *world.azure]
     world.rotate_bundle_keys()
-    floor = {"distrust": [world.old.root.sha256]}
+    floor: dict[str, Any] = {"distrust": [world.old.root.sha256]}
     package = world.package(7, roots, **floor)
     _deliver(stage, 7, package)
     stage.cut_power(stage.followers[-1])

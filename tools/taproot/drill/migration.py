@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from taproot.drill.account import Account
 from taproot.drill.device import Device, StepFailed
 from taproot.drill.stage import (
@@ -54,7 +56,7 @@ def connect(stage: Stage) -> Outcome:
 
 def roll_under_the_same_root(stage: Stage) -> Outcome:
     """Step 3b: new leaf, then new issuing CA, under the old root."""
-    spent = []
+    spent: list[Any] = []
     for roll in (stage.world.old.roll_leaf, stage.world.old.roll_intermediate):
         marks = stage.marks()
         stage.world.emu.switch_chain(roll(), drop=True)

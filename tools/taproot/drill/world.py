@@ -170,8 +170,8 @@ class World:
         folder = self._folder_of(name)
         for left in ("trust", "factory"):
             shutil.rmtree(folder / left, ignore_errors=True)
-        for left in folder.glob("*.kv"):
-            left.unlink()
+        for value in folder.glob("*.kv"):
+            value.unlink()
         (folder / "confirmed").unlink(missing_ok=True)
         factory = folder / "factory"
         factory.mkdir()

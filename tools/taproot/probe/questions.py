@@ -127,7 +127,7 @@ class Probe:
             return {"certificate_message": flight.certificate_message, "unreadable": str(error)}
         roots = anchors(certs, self.known)
         clouds = catalogue().clouds
-        found = {
+        found: dict[str, Any] = {
             "suite": SUITES.get(flight.suite, f"0x{flight.suite:04x}"),
             "certificate_message": flight.certificate_message,
             "certificates": [describe(cert) for cert in certs],
