@@ -144,7 +144,7 @@ class Normal:
         self.found.append(("reported", event["version"], event["patch"]))
 
     def other(self, event):
-        left_out = ("seq", "time", "rid", "reason")
+        left_out = ("seq", "time", "rid", "reason", "largest_record_in", "largest_record_out")
         self.found.append({k: v for k, v in event.items() if k not in left_out})
 
     desired = method_result = c2d = c2d_done = disconnect = strictness = other
