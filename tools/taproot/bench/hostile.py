@@ -182,11 +182,38 @@ def varint(n: int) -> bytes:
 class _Session:
     def __init__(self, server: Server, sock: ssl.SSLSocket, seen: Seen, mode: str) -> None:
         self.server, self.sock, self.seen, self.mode = server, sock, seen, mode
+        # What is to be sent later, sent by the thread that reads: two in one TLS object spoil
+        # its records.
+        self._due: list[tuple[float, bytes | None]] = []
+
+    def _send(self, data: bytes) -> None:
+        self.sock.settimeout(30)
+        self.sock.sendall(data)
+
+    def _later(self, seconds: float, data: bytes | None) -> None:
+        """Send `data` after a while; None closes."""
+        self._due.append((time.monotonic() + seconds, data))
+        self._due.sort(key=lambda entry: entry[0])
+
+    def _send_due(self) -> None:
+        while self._due and self._due[0][0] <= time.monotonic():
+            data = self._due.pop(0)[1]
+            if data is None:
+                self.sock.shutdown(socket.SHUT_RDWR)
+                raise EOFError
+            self._send(data)
 
     def _exactly(self, n: int) -> bytes:
         out = b""
         while len(out) < n:
-            data = self.sock.recv(n - len(out))
+            if self.server._stop.is_set():
+                raise EOFError
+            self._send_due()
+            self.sock.settimeout(0.02)
+            try:
+                data = self.sock.recv(n - len(out))
+            except TimeoutError:
+                continue
             if not data:
                 raise EOFError
             out += data
@@ -216,11 +243,11 @@ class _Session:
             elif kind == 4:
                 self.seen.acks.append(int.from_bytes(body, "big"))
             elif kind == 10:
-                self.sock.sendall(b"\xb0\x02" + body[:2])
+                self._send(b"\xb0\x02" + body[:2])
             elif kind == 12:
                 self.seen.pings += 1
                 if self.mode != "noping":
-                    self.sock.sendall(b"\xd0\x00")
+                    self._send(b"\xd0\x00")
             elif kind == 14:
                 self.sock.close()
                 return
@@ -232,7 +259,7 @@ class _Session:
         client = body[12 : 12 + size]
         self.seen.clean = bool(flags & 2)
         if mode in CONNACKS:
-            self.sock.sendall(CONNACKS[mode])
+            self._send(CONNACKS[mode])
             return
         if mode == "connack_never":
             return
@@ -246,9 +273,9 @@ class _Session:
         if mode in ("connack_split", "one_byte_per_second"):
             for byte in answer:
                 server._sleep(0.3 if mode == "connack_split" else 1.0)
-                self.sock.sendall(bytes([byte]))
+                self._send(bytes([byte]))
         else:
-            self.sock.sendall(answer)
+            self._send(answer)
         if present:  # a resumed subscriber is not going to subscribe again
             self._end_soon()
 
@@ -258,45 +285,36 @@ class _Session:
         if self.mode == "suback_never":
             return
         if self.mode == "suback_fail":
-            self.sock.sendall(b"\x90\x03" + pid + b"\x80")
+            self._send(b"\x90\x03" + pid + b"\x80")
             return
         if self.mode == "suback_wrongpid":
-            self.sock.sendall(b"\x90\x03\x77\x77\x00")
+            self._send(b"\x90\x03\x77\x77\x00")
             return
-        self.sock.sendall(b"\x90\x03" + pid + b"\x01")
+        self._send(b"\x90\x03" + pid + b"\x01")
         if self.mode in AFTER_SUBACK or self.mode == "drip_publish":
-            threading.Thread(target=self._misbehave, daemon=True).start()
+            self._misbehave()
         elif self.mode not in ("noping", "quiet"):
             self._end_soon()
 
     def _end_soon(self) -> None:
-        def send() -> None:
-            self.server._sleep(0.2)
-            with contextlib.suppress(OSError):
-                self.sock.sendall(publish(DOWN, b"end", 1, 77))
-
-        threading.Thread(target=send, daemon=True).start()
+        self._later(0.2, publish(DOWN, b"end", 1, 77))
 
     def _misbehave(self) -> None:
-        self.server._sleep(0.3)
-        with contextlib.suppress(OSError):
-            if self.mode == "drip_publish":
-                for byte in publish("a/b", b"y" * 1000):
-                    self.sock.sendall(bytes([byte]))
-                    self.server._sleep(1.0)
-                return
-            if self.mode in ("poison", "large"):
-                size = 20000 if self.mode == "poison" else 200000
-                self.sock.sendall(publish("a/b", b"p" * size, 1, 7))
-                self._end_soon()
-                return
-            self.sock.sendall(AFTER_SUBACK[self.mode])
-            if self.mode == "trunc":
-                self.server._sleep(0.1)
-                self.sock.shutdown(socket.SHUT_RDWR)
-                self.sock.close()
-            elif self.mode == "dup_publish":
-                self._end_soon()
+        mode = self.mode
+        if mode == "drip_publish":
+            data = publish("a/b", b"y" * 1000)
+            for i in range(len(data)):
+                self._later(0.3 + i, data[i : i + 1])
+        elif mode in ("poison", "large"):
+            size = 20000 if mode == "poison" else 200000
+            self._later(0.3, publish("a/b", b"p" * size, 1, 7))
+            self._later(0.5, publish(DOWN, b"end", 1, 77))
+        else:
+            self._later(0.3, AFTER_SUBACK[mode])
+            if mode == "trunc":
+                self._later(0.4, None)
+            elif mode == "dup_publish":
+                self._later(0.5, publish(DOWN, b"end", 1, 77))
 
     def _publish(self, head: int, body: bytes) -> None:
         qos = head >> 1 & 3
@@ -308,7 +326,7 @@ class _Session:
         if not qos or mode == "puback_never":
             return
         if mode == "puback_badlen":
-            self.sock.sendall(b"\x40\x03" + pid + b"\x00")
+            self._send(b"\x40\x03" + pid + b"\x00")
             return
         if mode == "kill_before_puback":
             with contextlib.suppress(OSError):
@@ -317,11 +335,11 @@ class _Session:
         if mode == "stop_reading":
             self.server._sleep(3600)
         if mode == "publish_in_puback":
-            self.sock.sendall(publish(DOWN, b"in between", 1, 9))
+            self._send(publish(DOWN, b"in between", 1, 9))
         if mode == "puback_unknown":
-            self.sock.sendall(b"\x40\x02\x10\x92")
+            self._send(b"\x40\x02\x10\x92")
         self.server.record(payload)
-        self.sock.sendall(b"\x40\x02" + pid)
+        self._send(b"\x40\x02" + pid)
 
 
 def wait_until(condition: object, seconds: float) -> bool:

@@ -21,9 +21,9 @@ PAYLOAD = bytes(SIZE)
 
 class Counter:
     def __enter__(self):
-        gc.collect()
-        gc.collect()
         if MODE.endswith("heap"):
+            gc.collect()
+            gc.collect()
             gc.disable()
         self.heap = gc.mem_alloc()
         self.time = time.ticks_us()
