@@ -225,6 +225,7 @@ def test_every_state_changing_command_is_in_the_ledger(managed) -> None:
         (lambda ls: [*ls, ls[-1]], "does not follow"),
         (lambda ls: [*ls, '{"n":1}'], "exactly the members"),
         (lambda ls: [ls[0].replace('"n":1', '"n":"1"'), *ls[1:]], "wrong type"),
+        (lambda ls: [*ls, ls[-1].replace('"files":{', '"files":{"x":1,')], "without its digest"),
     ],
 )
 def test_ledger_that_was_touched_does_not_verify(managed, damage, said: str) -> None:
