@@ -438,7 +438,8 @@ def resident():
     return pages * resource.getpagesize() // 1024
 
 
-def test_a_soak_with_random_faults_loses_nothing_and_grows_nowhere(count, request):
+@pytest.mark.timeout(800)
+def test_a_soak_with_random_faults_loses_nothing_and_grows_nowhere(count):
     """Seeded: reconnects and resends until all is recorded; what a connection took is given back."""
     config = EmulatorConfig(
         https_port=None, seed=11, random_faults=True, fault_interval=0.3, events_kept=5_000

@@ -586,6 +586,7 @@ def test_a_device_is_registered_once(hub, device):
 # -- hostile devices -------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(400)
 def test_any_publish_and_subscribe_is_answered_or_closes(hub, count):
     """Well-formed packets with hostile content: the hub answers or closes, and never fails inside.
 
