@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from taproot import interpreters
 
 HERE = Path(__file__).resolve().parent

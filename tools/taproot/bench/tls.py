@@ -100,7 +100,7 @@ def serving(leaf: Leaf, client_root: str = "") -> Iterator[Server]:
         with contextlib.suppress(OSError):
             while True:
                 conn, _ = listener.accept()
-                conn.settimeout(60)
+                conn.settimeout(300)  # callgrind is slow
                 threading.Thread(target=one, args=(conn,), daemon=True).start()
 
     thread = threading.Thread(target=run, daemon=True)
@@ -149,6 +149,7 @@ def run(
             (folder / "key").write_bytes(credential.key_der)
         asked = {"port": server.port, "roots": len(chain.roots), **options}
         asked["cert"] = credential is not None
+        asked["counting"] = wrapper is not None
         # The program reads its files from its folder; callgrind runs it elsewhere.
         program = folder / "program.py"
         program.write_text(f"import os\nos.chdir({name!r})\n" + PROGRAM.read_text())
@@ -202,7 +203,7 @@ def _instructions(bench: Bench, chains: dict[str, Chain]) -> None:
         for name in ("A", "E"):
             with serving(chains[name].leaf) as server:
                 _, _, counted[build, name] = run(
-                    build, server, chains[name], wrapper=Callgrind(build)
+                    build, server, chains[name], mfl=512, wrapper=Callgrind(build)
                 )
             bench.add(f"tls.full.{name}", counted[build, name], "instr", build=build)
     for name, goal in (("A", 0.35), ("E", 0.22)):
