@@ -99,7 +99,8 @@ class Connection:
         )
         self._changed = asyncio.Event()
         self._waiting = False
-        self._task = self._link = self._write = self._error = self._sink = None
+        self._task = self._link = self._error = self._sink = None
+        self._write: object | None = None
         self._pumping = self._handling = False
         self._filters = {}
         self._answers = {}
