@@ -66,6 +66,13 @@ BUILDS = (
         ("TAPROOT_NO_VARIABLE_BUFFER", "TAPROOT_NO_MFL", "TAPROOT_OUT_CONTENT_LEN=16384"),
     ),
     Build(
+        "unix64-board",
+        "settings of the shipped boards, software bignum: drill",
+        _BOARD,
+        frozen=True,
+        options=("TLSBIGNUM=1",),
+    ),
+    Build(
         "unix32-board",
         "settings of the shipped boards, software bignum: 32-bit drill",
         _BOARD,

@@ -28,8 +28,8 @@ from taproot.trust.roots import cloud_roots
 
 # -X heapsize for a device with SAS, and for one with X.509 that also carries the DPS client.
 HEAPS = {"unix64": ("192k", "288k"), "unix32": ("96k", "144k")}
-# The 32-bit drill runs with the settings of the shipped boards.
-_INTERPRETERS = {"unix64": "unix64", "unix32": "unix32-board"}
+# The drill runs with the settings of the shipped boards.
+_INTERPRETERS = {"unix64": "unix64-board", "unix32": "unix32-board"}
 _TELEMETRY_MS = 50
 _PART = 2000
 # Enough for what the story demands of a device without a connection, little enough for 96 KiB.
