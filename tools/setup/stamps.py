@@ -134,7 +134,9 @@ class Lock:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(self.descriptor, 20, 0).decode("ascii", "replace").strip() or "?"
-            say(f"  another set-up is at work in this checkout (process {holder}); waiting for it …")
+            say(
+                f"  another set-up is at work in this checkout (process {holder}); waiting for it …"
+            )
             fcntl.flock(self.descriptor, fcntl.LOCK_EX)
         os.ftruncate(self.descriptor, 0)
         os.pwrite(self.descriptor, str(os.getpid()).encode("ascii"), 0)

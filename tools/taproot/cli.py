@@ -16,14 +16,20 @@ from taproot.console import guard
 
 # name -> (module, one line for --help)
 COMMANDS = {
-    "bench": ("taproot.bench.cli", "Measure: instructions, heap bytes, records, bytes on the wire."),
+    "bench": (
+        "taproot.bench.cli",
+        "Measure: instructions, heap bytes, records, bytes on the wire.",
+    ),
     "ca": ("taproot.ca.cli", "Make roots, intermediates and leaf certificates for tests."),
     "device": ("taproot.device.cli", "Look at a board, deploy to it."),
     "dps-key": ("taproot.device.dps_key", "Derive a device key from a DPS group key."),
     "drill": ("taproot.drill.cli", "Rehearse a root migration with real devices: the main job."),
     "emulator": ("taproot.emulator.cli", "Run a local IoT Hub and DPS (not a Microsoft product)."),
     "micropython": ("taproot.micropython_cli", "Say where the test interpreters are, or run one."),
-    "probe": ("taproot.probe.cli", "Ask a TLS server what a device needs to know before it meets it."),
+    "probe": (
+        "taproot.probe.cli",
+        "Ask a TLS server what a device needs to know before it meets it.",
+    ),
     "simulate": ("taproot.simulate.cli", "Simulate a fleet with the firmware's own policies."),
     "trust": ("taproot.trust.cli", "Build, sign, publish and watch bundles of trusted roots."),
 }

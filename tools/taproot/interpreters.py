@@ -58,7 +58,9 @@ def path(build: str) -> Path:
     """Path of the interpreter `build`; UsageFailed names the remedy when it is missing."""
     found = build_folder() / "bin" / f"micropython-{build}"
     if not found.exists():
-        raise UsageFailed(f"interpreter '{build}' is not built: run 'make setup' ({found} missing)")
+        raise UsageFailed(
+            f"interpreter '{build}' is not built: run 'make setup' ({found} missing)"
+        )
     return found
 
 
