@@ -109,7 +109,7 @@ def test_damaged_package_is_never_judged_good(managed, count) -> None:
     package = (managed.home / "packages/1.json").read_bytes()
     bootstrap = (managed.home / "keysets/1.jws").read_bytes()
     codes = set()
-    for _ in range(count(70, 10_000)):
+    for _ in range(count(70, 4_000)):
         data = mutated(rng, package)
         if json_equal(data, package):
             continue
@@ -231,3 +231,12 @@ def test_status_of_hostile_stamps() -> None:
     for stamp in (None, 3, "", "0001-01-01T00:00:00Z", "2026-99-99T00:00:00Z", "x" * 99):
         twin = {"deviceId": "a", "lastActivityTime": stamp}
         assert status.summarise(status.snapshot([twin], "f", ISSUED), {})["devices"] == 1
+
+
+def test_certificate_with_an_unknown_kind_of_key_is_refused_in_words(managed) -> None:
+    der = roots.catalogue().roots["digicert-global-root-g3"].der
+    odd = der.replace(bytes.fromhex("06072a8648ce3d0201"), bytes.fromhex("06072a8648ce3d0901"))
+    assert odd != der
+    (managed.folder / "odd.der").write_bytes(odd)
+    said = managed.fails("add-root odd.der", 2)
+    assert "is not a certificate" in said or "cannot be read" in said

@@ -20,7 +20,7 @@ from cryptography import x509
 
 from taproot.console import UsageFailed
 from taproot.trust.keys import PublicKey
-from taproot.trust.roots import USES, common_name, describe
+from taproot.trust.roots import USES, RootsError, common_name, describe
 
 MAX_VERSION = (1 << 30) - 1
 MAX_ROOTS = 8
@@ -212,9 +212,9 @@ def root_problems(root: BundleRoot, issued: int) -> list[str]:
     """Say what is wrong with one root as a trust anchor (R-26, R-27, section 3.2)."""
     try:
         certificate = x509.load_der_x509_certificate(root.der)
-    except ValueError:
+        facts = describe(root.der)
+    except (ValueError, RootsError):
         return [f"root {root.sha256[:16]} is not a certificate"]
-    facts = describe(root.der)
     name = f"root {common_name(root.der)!r} ({root.sha256[:16]})"
     found = []
     if len(root.der) > MAX_DER:

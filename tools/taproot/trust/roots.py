@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -120,16 +121,21 @@ def load_certificate(path: Path) -> bytes:
 
 def describe(der: bytes) -> dict[str, object]:
     """Return subject, key, dates and digests of a certificate."""
-    certificate = x509.load_der_x509_certificate(der)
-    key = certificate.public_key()
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        key = certificate.public_key()
+        subject = certificate.subject.rfc4514_string()
+        dates = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
+        raise RootsError(f"a certificate that cannot be read: {exc}") from None
     kind = "RSA " if isinstance(key, rsa.RSAPublicKey) else "EC P-"
     return {
-        "subject": certificate.subject.rfc4514_string(),
+        "subject": subject,
         "key": f"{kind}{getattr(key, 'key_size', '?')}",
         "sha256": hashlib.sha256(der).hexdigest(),
         "sha1": hashlib.sha1(der, usedforsecurity=False).hexdigest(),
-        "not_before": int(certificate.not_valid_before_utc.timestamp()),
-        "not_after": int(certificate.not_valid_after_utc.timestamp()),
+        "not_before": int(dates[0].timestamp()),
+        "not_after": int(dates[1].timestamp()),
         "der_bytes": len(der),
     }
 
