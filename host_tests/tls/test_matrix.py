@@ -225,12 +225,12 @@ seen: dict[str, dict[str, str]] = {}
 @pytest.fixture(scope="module", autouse=True)
 def _report():
     yield
-    if seen:
+    # Only a whole run is a report: a part must not overwrite one.
+    if len(seen) == len(ROWS) and all(len(builds) == 2 for builds in seen.values()):
         REPORT.parent.mkdir(exist_ok=True)
         rows = {
             row.id: {"expected": {"unix64": row.variant, "stock": row.stock}, "seen": seen[row.id]}
             for row in ROWS
-            if row.id in seen
         }
         REPORT.write_text(json.dumps({"schema": 1, "rows": rows}, indent=1) + "\n")
 
