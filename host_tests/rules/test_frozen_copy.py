@@ -10,6 +10,9 @@ import pytest
 from support.checkout import ROOT
 from taproot import interpreters
 
+from tools.setup.builds import BUILDS
+
+FROZEN = [build.name for build in BUILDS if build.frozen]
 PACKAGE = ROOT / "firmware" / "azure_iot"
 MODULES = sorted(path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py"))
 
@@ -22,7 +25,7 @@ def compiled_now(source: Path, target: Path) -> bytes:
     return target.read_bytes()
 
 
-@pytest.mark.parametrize("build", ["unix64", "unix32"])
+@pytest.mark.parametrize("build", FROZEN)
 def test_what_was_frozen_is_what_the_tree_compiles_to(build: str, tmp_path: Path) -> None:
     frozen = interpreters.build_folder() / "obj" / build / "frozen_mpy"
     there = {path.relative_to(frozen) for path in frozen.glob("azure_iot/**/*.mpy")}
@@ -36,7 +39,7 @@ def test_what_was_frozen_is_what_the_tree_compiles_to(build: str, tmp_path: Path
     assert different == [], "make setup freezes the tree again"
 
 
-@pytest.mark.parametrize("build", ["unix64", "unix32"])
+@pytest.mark.parametrize("build", FROZEN)
 def test_the_interpreter_holds_every_module_and_reads_none_from_the_tree(build: str) -> None:
     names = [
         str(name.with_suffix("")).replace("/", ".").removesuffix(".__init__") for name in MODULES

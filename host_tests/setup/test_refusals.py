@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.checkout import ROOT, Checkout
+from support.checkout import Checkout
 
 TOOLS = ("make", "apt-get", "dpkg-deb", "git", "sh", "uname", "env")
 
@@ -231,11 +231,8 @@ def test_a_package_that_is_not_the_locked_one_is_refused(
 def test_os_errors_come_with_a_remedy() -> None:
     import errno
 
-    sys.path.insert(0, str(ROOT))
-    try:
-        from tools.setup.progress import os_failure
-    finally:
-        sys.path.remove(str(ROOT))
+    from tools.setup.progress import os_failure
+
     full = os_failure(OSError(errno.ENOSPC, "No space left on device", "/x"))
     assert full.cause == "the disk is full (/x)"
     denied = os_failure(PermissionError(errno.EACCES, "Permission denied", "/x"))

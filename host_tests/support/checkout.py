@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))  # tools.setup is run from the checkout, never installed
 # Nothing listens there: whatever asks the network fails at once, and the test stays on this machine.
 NOWHERE = "http://127.0.0.1:9/debian"
 
