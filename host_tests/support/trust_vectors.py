@@ -426,6 +426,23 @@ class Vectors:
         inner = both.index(b"\x06\x03\x55\x1d\x0f")
         doubled = both[:inner] + b"\x06\x03\x55\x1d\x13" + both[inner + 5 :]
         self.add("root", "extension_twice", "R-26", "MALFORMED", der=doubled.hex())
+        two = [
+            (
+                x509.UnrecognizedExtension(
+                    x509.ObjectIdentifier("1.3.6.1.4.1.99999.%d" % i), b"\x05\0"
+                ),
+                False,
+            )
+            for i in (1, 2)
+        ]
+        strange = _certificate([_CA, _MAY_SIGN, *two])
+        self.add("root", "unknown_extensions", "R-27", "OK", der=strange.hex())
+        oid = strange.index(b"\x86\x8d\x1f\x02")
+        strange = strange[: oid + 3] + b"\x01" + strange[oid + 4 :]
+        self.add("root", "unknown_extension_twice", "R-26", "MALFORMED", der=strange.hex())
+        version = both.index(b"\xa0\x03\x02\x01\x02")
+        second = both[: version + 4] + b"\x01" + both[version + 5 :]
+        self.add("root", "version_2", "R-27", "NOT_CA", der=second.hex())
         usage = both.index(b"\x03\x02", inner)
         unset = both[: usage + 3] + b"\x02" + both[usage + 4 :]
         self.add("root", "key_usage_without_signing", "R-27", "NOT_CA", der=unset.hex())

@@ -584,6 +584,81 @@ def everything_lost(env):
     same(env.connect(), ("trial", True))
 
 
+def damaged_slot_and_same_version(env):
+    """R-19 R-35: a damaged slot is not repaired by its own version; a higher one is needed."""
+    env.boot()
+    env.good("v2")
+    env.damage("slot0.jws")
+    env.boot()
+    same((env.install("v2"), env.install("v3")), ("ROLLBACK", 3))
+
+
+def factory_without_substance(env):
+    """R-50: a factory is a key-set with a bundle, or roots alone; nothing else."""
+    for keyset, bundle in ((None, None), (b"{}", None), (None, b"{}")):
+        try:
+            Factory(keyset, bundle, 0)
+            raise Failed("made")
+        except RefusedError as error:
+            same(error.code, "MALFORMED")
+    try:
+        Factory.from_folder(env.root + "/packages")
+        raise Failed("made")
+    except RefusedError as error:
+        same(error.code, "STORAGE")
+
+
+def one_part_is_enough(env):
+    """H11: a package in a single part."""
+    env.boot()
+    env.store.make_folder()
+    arriving = parts.Parts(env.store.path("parts"))
+    arriving.begin("0" * 64, 1)
+    arriving.add(0, b"x")
+    same(arriving.whole, True)
+
+
+def source_that_changes(env):
+    """R-03 R-37: what is staged is what was verified, though the source changes in between."""
+    env.boot()
+    real = env.package("v2")
+    other = env.package("v3_third")
+
+    class Turning:
+        size = real.size
+        passes = 0
+
+        def seek(self, at):
+            if env.store.path("slot0.jws") in files_open:
+                other.seek(at)
+            real.seek(at)
+
+        def readinto(self, view):
+            if env.store.path("slot0.jws") in files_open:
+                return other.readinto(view)
+            return real.readinto(view)
+
+    files_open = []
+    write_span = files.write_span
+
+    def spying(path, source, start, end):
+        files_open.append(path)
+        try:
+            return write_span(path, source, start, end)
+        finally:
+            files_open.remove(path)
+
+    files.write_span = spying
+    try:
+        env.trust.install(Turning(), "url")
+        raise Failed("installed")
+    except RefusedError as error:
+        same(error.code in ("STORAGE", "MALFORMED"), True)
+    finally:
+        files.write_span = write_span
+    same(summary(env)[:2], (0, 0))
+
+
 def swapped_slots(env):
     """H15: a slot that does not hold what the record says is not used as that."""
     env.boot()

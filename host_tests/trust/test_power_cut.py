@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,14 @@ def test_fat_loses_only_its_own_sectors(plan, cut, count):
 
 
 @pytest.mark.requirement(*IDS)
-@pytest.mark.parametrize("plan", ["stage_distrust", "fast_forward", "stage_confirm"])
+@pytest.mark.parametrize(
+    "plan",
+    [
+        "stage_distrust",
+        pytest.param("fast_forward", marks=pytest.mark.long),
+        pytest.param("stage_confirm", marks=pytest.mark.long),
+    ],
+)
 def test_littlefs_survives_two_cuts(plan, cut, count):
     _, _, bad = cut("power_cut.py", "lfs", plan, "double", count("30", "1"), count("99", "1"))
     assert bad == []
@@ -86,6 +94,7 @@ def test_sigkill_at_any_moment(catalogue, tmp_path, count, firmware, record_prop
     """A process that installs, reverts and confirms is killed at random; no state is lost."""
     pick = random.Random(20261123)
     kills = count(12, 300)
+    life = 20.0  # the first run is left alone, to learn how long one takes here
     floor = seen = good = 0
     ended = killed = confirmed = 0
     while killed < kills:
@@ -98,10 +107,12 @@ def test_sigkill_at_any_moment(catalogue, tmp_path, count, firmware, record_prop
             folder=tmp_path,
             env={"MICROPYPATH": f"{HERE}:{firmware}:.frozen"},
         ) as device:
-            timer = threading.Timer(pick.random() * 0.2, device.kill)
+            begun = time.monotonic()
+            timer = threading.Timer(pick.random() * life if killed else life, device.kill)
             timer.start()
             lines = [json.loads(line) for line in device.lines(30) if line.endswith("]")]
             timer.cancel()
+            life = life if killed else time.monotonic() - begun
         killed += 1
         for kind, *facts in lines:
             if kind == "boot":
