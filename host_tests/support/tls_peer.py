@@ -258,7 +258,7 @@ class Relay(_Listener):
         upward.start()
         meddle = self._meddle() if self._meddle else None
         try:
-            while data := server.recv(65536):
+            while data := _received(server):
                 for piece in meddle(data) if meddle else (data,):
                     wire.down += piece
                     conn.sendall(piece)
@@ -292,6 +292,14 @@ class Relay(_Listener):
                 wire.up += data
                 with contextlib.suppress(OSError):
                     server.sendall(data)
+
+
+def _received(server: socket.socket) -> bytes:
+    """What the server sent next; a reset after its alert counts as its end."""
+    try:
+        return server.recv(65536)
+    except ConnectionResetError:
+        return b""
 
 
 class Cut(Exception):
