@@ -198,6 +198,7 @@ class Vectors:
             tm.signer("vector4096", 4096, "RS256").kid,
             tm.signer("vector4096", 4096, "RS256").jwk["n"],
         )
+        one("of_the_lowest_first_byte", _kid(b"\x80" + raw[1:]), b"\x80" + raw[1:])
         one("even", "MALFORMED", raw[:-1] + b"\x02")
         one("of_2040_bits", "MALFORMED", raw[:255])
         one("of_2056_bits", tm.Signer.__name__ and _kid(raw + b"\1"), raw + b"\1")
