@@ -104,6 +104,14 @@ def test_any_split_gives_the_same_events(split):
     ]
 
 
+def test_a_topic_is_remembered_across_an_overlong_one():
+    small = b"\x30\x08\x00\x03a/bxyz"
+    overlong = b"\x30\x82\x01\x00\x80" + b"t" * 128
+    events = drain(online(), small + small + overlong + small + b"\x30\x08\x00\x03a/cxyz" + small)
+    topics = [event[1] for event in events if event[0] in (MESSAGE, BEGIN)]
+    assert topics == ["a/b", "a/b", None, "a/b", "a/c", "a/b"]
+
+
 def test_random_splits_give_the_same_events():
     chance = random.Random(3)
     whole = joined(drain(new_session(), STREAM))

@@ -176,7 +176,8 @@ class Receiver:
             if self._skip + body - self._pos <= len(data):
                 self._skip = 0
                 return 0  # topic and packet id will fit
-            self.topic = None
+            self.topic = self._name = None
+            self._name_at = -1
         else:
             self._new_name(body, start)
             self._skip = 2 * self.qos
@@ -192,8 +193,9 @@ class Receiver:
         """Decode a topic and remember the view it came in."""
         self._name_at = self._name_end = -1
         view = self._all[at:end]
-        self.topic = packet.received_topic(view)
-        self._name = bytes(view)
+        if self._name is None or view != self._name:  # else the same one at another place
+            self.topic = packet.received_topic(view)
+            self._name = bytes(view)
         self._name_view = view
         self._name_at = at
         self._name_end = end
