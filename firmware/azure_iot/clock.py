@@ -2,7 +2,7 @@
 
 Responsible for: Unix time as an integer on both epochs (1970 on unix, 2000 on ESP32), the
 millisecond ticks, setting the clock, and from whom a time is taken. Not responsible for: asking
-time servers (esp32/sntp.py), keeping the floor on flash (trust/ladder.py).
+time servers (esp32/sntp.py), keeping the floor on flash (trust/timefloor.py).
 
 Anybody on the path can forge NTP. So it sets the clock anywhere at or above the floor, never below
 and never the floor itself: one forged jump forward would else be remembered for ever. Between the

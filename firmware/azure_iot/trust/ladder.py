@@ -20,6 +20,7 @@ from azure_iot.errors import ClockError, TrustError
 from .errors import DemoHostError, DistrustedError, NoRootsError, StorageError
 from .hosts import is_private
 from .roots import RootSet, usable
+from .timefloor import REPAIRS, TimeFloor
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
@@ -31,10 +32,8 @@ if TYPE_CHECKING:
     from .store import Store
 
 _VERDICTS = const(3)  # certificate verdicts before the next rung is tried
-_DAY = const(86400)
 _PAUSE_MS = const(60000)  # of a trial after a failure that was no verdict; doubles up to
 _MAX_PAUSE_MS = const(3600000)
-_REPAIRS = const(3)  # ways to repair the time: NTP again, other servers, the floor
 
 # Codes of TrustError that do not speak of the server's chain.
 _NOT_OF_THE_CHAIN = ("INTERNAL", "STORAGE", "MEMORY", "BAD_ROOT", "DEMO_HOST")
@@ -58,7 +57,7 @@ class Attempt:
         self.not_before: int | None = None
 
 
-class Ladder:
+class Ladder(TimeFloor):
     """Attempts and outcomes over one store. TrustManager adds packages and reports."""
 
     def __init__(self, store: "Store", clock: "Clock") -> None:
@@ -279,7 +278,7 @@ class Ladder:
             code = error.code
         else:
             return None
-        if code in ("EXPIRED", "FUTURE") and self._repairs < _REPAIRS:
+        if code in ("EXPIRED", "FUTURE") and self._repairs < REPAIRS:
             # T5: the clock may be what is wrong. A repair that nobody has made counts as made, or
             # a device without time servers would never come to its other roots.
             if self.time_repair_wanted:
@@ -339,52 +338,6 @@ class Ladder:
         """Tell whether the live connection may no longer be used (R-48)."""
         distrust = self.store.state.distrust
         return bool(distrust) and (self.via is None or bytes.fromhex(self.via) in distrust)
-
-    # Time
-
-    def time_floor(self) -> int:
-        """Return the moment that has passed for certain (T1)."""
-        store = self.store
-        floor = max(store.factory.build_date, store.state.tfloor)
-        if store.state.good is not None:
-            facts = store.facts(store.state.good)
-            if facts is not None:
-                floor = max(floor, facts.issued)
-        return floor
-
-    def raise_time_floor(self, unix_seconds: int) -> None:
-        """Record a proven past time, at most once a day (T4)."""
-        if unix_seconds >= self.time_floor() + _DAY:
-            try:
-                self.store.raise_time_floor(unix_seconds)
-            except StorageError as error:
-                self.note(error)
-
-    def authenticated_time(self, unix_seconds: int) -> bool:
-        """Take a time from within a verified connection (T10).
-
-        Return True if the clock was more than five minutes off: tokens must then be made anew.
-        """
-        moved = self.clock.authenticate(unix_seconds)
-        self.raise_time_floor(unix_seconds - _DAY)
-        return moved
-
-    def repair_time(self, offered: int | None) -> None:
-        """Go one step of time repair (T5); `offered` is what a time server said, if any.
-
-        First NTP again, then other servers, then the floor; a date verdict after that counts.
-        """
-        self.time_repair_wanted = False
-        self._repairs += 1
-        if self._repairs >= _REPAIRS:
-            self.clock.set_time(self.time_floor())
-            self.clock.synchronised = False
-        elif offered is not None:
-            self.clock.offer(offered, self.time_floor())
-
-    def repair_step(self) -> int:
-        """Return which step of time repair comes next: 0 NTP, 1 other servers, 2 the floor."""
-        return min(self._repairs, _REPAIRS - 1)
 
     def _changed(self, reason: str) -> None:
         self.generation += 1
