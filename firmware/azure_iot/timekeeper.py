@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _DAY = const(86400)
 _HOUR = const(3600)
+_SLACK_S = const(300)
+_TICKS_SERVE_S = const(400000)
 _MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"
 
 
@@ -42,12 +44,23 @@ class TimeKeeper:
         port: int = 443,
     ) -> None:
         self.clock = clock
-        self.proven = False  # by a verified server, in this boot
+        self._proof = None  # (Unix time, ticks) at which a verified server gave the time
         self.corrections = 0
         self._next = 0
         self._sync = sync
         self._trust = trust
         self.port = port
+
+    @property
+    def proven(self) -> bool:
+        """Whether a verified server gave the time in this boot, and nobody has moved it since."""
+        if self._proof is None:
+            return False
+        clock = self.clock
+        seconds = clock.unix_time() - self._proof[0]
+        ticks_s = clock.ticks_diff(clock.ticks_ms(), self._proof[1]) // 1000
+        # Ticks wrap; a proof older than some days was renewed by then (`due`).
+        return seconds > _TICKS_SERVE_S or abs(seconds - ticks_s) < _SLACK_S
 
     def due(self) -> bool:
         """Tell whether the time should be confirmed: once per boot, then daily."""
@@ -89,7 +102,7 @@ class TimeKeeper:
         if moved:
             log.warning("the clock was wrong: set from the hub's answer")
             self.corrections += 1
-        self.proven = True
+        self._proof = (self.clock.unix_time(), self.clock.ticks_ms())
         self._next = date + _DAY
 
     async def repair(self, host: str, context: object) -> None:

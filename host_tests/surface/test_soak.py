@@ -98,7 +98,8 @@ def test_soak(tmp_path, hub_root, count):
                 process.close()
         for name, process in zip(names, processes, strict=True):
             facts = [json.loads(line[4:]) for line in process.output if line.startswith("OUT ")]
-            accepted = next(f[1] for f in facts if f[0] == "accepted")
+            accepted, full = next(f[1:] for f in facts if f[0] == "accepted")
+            assert full <= 2 * accepted, "the device stayed away for long"
             got = {int(m.body) for m in emu.messages(name)}
             assert got == set(range(accepted)), "lost: %s" % sorted(set(range(accepted)) - got)[:9]
             heaps = [f[2] for f in facts if f[0] == "heap" and f[1] > 120_000]
