@@ -176,7 +176,7 @@ def _subscriber(
     scenario(name, expected)(work)
 
 
-_publisher("connack_split", "ok", 3, "")
+_publisher("connack_split", "ok", 3, "", deadline_ms=4000)  # it takes 1.2 s by itself
 _publisher("publish_in_puback", "ok, both ways", 3, "")
 _publisher("puback_unknown", "ignored", 3, "")
 _publisher("badconnack_rc", "CredentialError", 3, "CredentialError")
