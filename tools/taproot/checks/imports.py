@@ -28,7 +28,7 @@ PURE = (
     "tls.profile", "tls.verdict", "tls.sessions", "tls.presented", "tls.build", "tls",
     "trust", "trust.errors", "trust.jws", "trust.rsa", "trust.der", "trust.bundle", "trust.scan",
     "trust.payload", "trust.keyset", "trust.sources", "trust.state", "trust.hosts", "trust.roots",
-    "trust.update", "inbox", "websocket", "trust.ladder", "trust.report", "ladder", "pnp", "guard",
+    "trust.update", "inbox", "websocket", "trust.ladder", "trust.timefloor", "trust.report", "ladder", "pnp", "guard",
 )  # fmt: skip
 
 # These three know nothing of Azure, so that each could be a package of its own.
