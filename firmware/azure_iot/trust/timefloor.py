@@ -10,6 +10,8 @@ from .errors import StorageError
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from azure_iot.clock import Clock
 
     from .store import Store
@@ -23,6 +25,7 @@ class TimeFloor:
 
     store: "Store"
     clock: "Clock"
+    note: "Callable[[Exception], None]"
     time_repair_wanted = False
     _repairs = 0
 
