@@ -13,7 +13,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from taproot.console import Report
-from taproot.drill import scenario, stage
+from taproot.drill import migration, scenario
 from taproot.drill.scenario import STEPS, rehearse
 from taproot.drill.stage import MESSAGES, OFFLINE
 from taproot.drill.world import Options, World
@@ -85,7 +85,7 @@ class _MessagesVanish(World):
 def test_the_drill_fails_when_one_message_is_lost(monkeypatch) -> None:
     kept = [step for step in STEPS if step[0] in ("1", "2", "3", "12")]
     monkeypatch.setattr(scenario, "STEPS", kept)
-    monkeypatch.setattr(stage, "OFFLINE", 0)
+    monkeypatch.setattr(migration, "SETTLE_S", 2.0)
     report = Report("taproot drill", as_json=True)
     rehearse(Options(seed=3, kills=0), report, _MessagesVanish)
     assert not report.ok and report.steps[-1]["name"] == "12"

@@ -16,6 +16,7 @@ from taproot.drill.stage import (
     Trust,
 )
 
+SETTLE_S = 30.0
 _BLACKOUT_S = 2.5
 _CLOCK_SPEED = 60  # the control device waits its quarter of an hour (G1) in 15 s
 
@@ -182,8 +183,7 @@ def settle(stage: Stage) -> Outcome:
 
 def _settled(stage: Stage, device: Device) -> Account:
     """Wait until the hub recorded all that was accepted, or as long as that may take."""
-    reached = stage.world.poll(lambda: not device.account(stage.world.recorded(device)).lost, 30)
-    del reached
+    stage.world.poll(lambda: not device.account(stage.world.recorded(device)).lost, SETTLE_S)
     return device.account(stage.world.recorded(device))
 
 
