@@ -25,8 +25,8 @@ def run(case: str, server: Server, folder: Path, build: str = "unix64", heap: st
 
 @pytest.mark.parametrize("build", ["unix64", "unix32"])
 def test_cancelling_at_every_await_leaves_a_working_client(tmp_path, build):
-    # little room at the server, so that many cancels fall into the middle of a packet
-    with Server(receive_buffer=2048) as server:
+    # a slow server with little room, so that many cancels fall into the middle of a packet
+    with Server(receive_buffer=2048, pause_s=0.002) as server:
         lines = run("cancel", server, tmp_path, build)
         after = [p for p in server.recorded if p.startswith(b"after")]
     assert lines[-1].startswith("DONE") and int(lines[-1].split(" ")[1]) >= 10

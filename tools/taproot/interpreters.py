@@ -274,7 +274,10 @@ class Process:
 
     @property
     def text(self) -> str:
-        """All output so far, for messages."""
+        """All output so far, for messages; of a program that has ended, all of it."""
+        if self._process is not None and not self.running:
+            for reader in self._readers:
+                reader.join(KILL_AFTER_S)
         return "\n".join(["--- stdout", *self.output, "--- stderr", *self.errors])
 
     def __enter__(self) -> Process:

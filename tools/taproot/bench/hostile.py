@@ -70,8 +70,10 @@ class Server:
         root: Authority | None = None,
         times: int = 1,
         receive_buffer: int = 0,
+        pause_s: float = 0.0,
     ) -> None:
         self.mode, self.times = mode, times
+        self.pause_s = pause_s  # before each read: a slow peer, whatever the machine's speed
         self.root = root or Authority.root("hostile root", "p256")
         leaf = self.root.leaf("localhost", "p256", dns=["localhost"])
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -210,6 +212,7 @@ class _Session:
                 raise EOFError
             self._send_due()
             self.sock.settimeout(0.02)
+            time.sleep(self.server.pause_s)
             try:
                 data = self.sock.recv(n - len(out))
             except TimeoutError:

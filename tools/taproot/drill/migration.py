@@ -15,6 +15,7 @@ from taproot.drill.stage import (
     Stage,
     Trust,
 )
+from taproot.drill.world import HEAPS
 
 SETTLE_S = 30.0
 _BLACKOUT_S = 2.5
@@ -49,9 +50,11 @@ def connect(stage: Stage) -> Outcome:
         device.wait("connected", CONNECT_S)
         device.wait_accepted(10, CONNECT_S)
         stage.wait_trust(device, lambda trust: trust.get("version") == 1)
+    sas, x509 = HEAPS[world.options.build]
     return (
-        f"{text}; A connected with SAS, B with X.509 through DPS, C with SAS; telemetry flows",
-        {},
+        f"{text}; A connected with SAS, B with X.509 through DPS, C with SAS; telemetry flows; "
+        f"heap of A and C {sas}, of B {x509}",
+        {"heap": {"sas": sas, "x509": x509}},
     )
 
 
