@@ -23,7 +23,7 @@ FORBIDDEN = frozenset(
 
 # The pure modules. `trust.*` knows stores and clocks only as objects passed in.
 PURE = (
-    "errors", "log", "backoff", "bag", "deadlines", "large", "identity", "sas", "hub", "dps",
+    "errors", "log", "transient", "backoff", "bag", "deadlines", "large", "identity", "sas", "hub", "dps",
     "mqtt.packet", "mqtt.session", "mqtt.sending", "mqtt.receiving", "mqtt",
     "tls.profile", "tls.verdict", "tls.sessions", "tls.presented", "tls.build", "tls",
     "trust", "trust.errors", "trust.jws", "trust.rsa", "trust.der", "trust.bundle", "trust.scan",
@@ -58,6 +58,7 @@ _P = " ".join(PURE)
 # First matching row counts. A name ending in .* is a whole folder.
 TABLE = (
     _row("errors log", "", ""),
+    _row("transient", "sys", ""),
     _row("inbox", "asyncio", _P),
     _row("websocket", "asyncio", _P + " transport"),
     _row("trust.update trust.probe trust.report", "gc", _P + " trust.*"),
