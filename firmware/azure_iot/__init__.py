@@ -7,36 +7,31 @@ Names load their module at first use, so a device pays only for what it needs:
 
 __version__ = "0.1.0"
 
-_NAMES = {
-    "IoTHubDeviceClient": "client",
-    "IoTHubModuleClient": "module",
-    "ProvisioningDeviceClient": "provisioning",
-    "Agent": "agent",
-    "Message": "hub",
-    "SymmetricKey": "identity",
-    "StaticToken": "identity",
-    "SasProvider": "identity",
-    "SignerKey": "identity",
-    "X509Certificate": "x509",
-    "TrustManager": "trust.manager",
-    "AzureIoTError": "errors",
-    "ClockError": "errors",
-    "CredentialError": "errors",
-    "TrustError": "errors",
-    "ConnectionFailedError": "errors",
-    "ConnectionDroppedError": "errors",
-    "ProtocolError": "errors",
-    "ServiceError": "errors",
-    "QueueFullError": "errors",
-}
+# A tuple of constants lies in flash, a dict would lie on the heap.
+_NAMES = (
+    ("client", "IoTHubDeviceClient"),
+    ("module", "IoTHubModuleClient"),
+    ("provisioning", "ProvisioningDeviceClient"),
+    ("agent", "Agent"),
+    ("hub", "Message"),
+    ("identity", "SymmetricKey StaticToken SasProvider SignerKey"),
+    ("x509", "X509Certificate"),
+    ("trust.manager", "TrustManager"),
+    (
+        "errors",
+        "AzureIoTError ClockError CredentialError TrustError ConnectionFailedError "
+        "ConnectionDroppedError ProtocolError ServiceError QueueFullError",
+    ),
+)
 
 
 def __getattr__(name: str) -> object:
-    if name not in _NAMES:
-        return _submodule(name)
-    found = getattr(__import__(_NAMES[name], globals(), None, (name,), 1), name)
-    globals()[name] = found
-    return found
+    for module, names in _NAMES:
+        if name in names.split():
+            found = getattr(__import__(module, globals(), None, (name,), 1), name)
+            globals()[name] = found
+            return found
+    return _submodule(name)
 
 
 def _submodule(name: str) -> object:

@@ -46,15 +46,15 @@ import gc
 from micropython import const
 
 from . import log
-from .client import IoTHubDeviceClient
 from .core import randbelow
-from .errors import AzureIoTError, CredentialError
+from .errors import AzureIoTError
+from .transient import forget
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .trust.manager import TrustManager
+    from .client import IoTHubDeviceClient
 
 _FEED_MS = const(1000)
 # Collecting after every 8 KiB keeps what lives long together at the start of the heap. Without it
@@ -73,11 +73,13 @@ class Agent:
         self._feeder = None
         self.upkeep = None
 
-    async def start(self) -> IoTHubDeviceClient:
+    async def start(self) -> "IoTHubDeviceClient":
         """Bring everything up and begin to connect; return the client.
 
         Raises CredentialError in words for what the configuration gets wrong.
         """
+        from . import bringup
+
         platform = self.platform
         config = platform.config
         gc.collect()
@@ -87,14 +89,14 @@ class Agent:
         options["clock"] = self.clock
         options["sync_time"] = platform.sync_time
         if "roots" in config:
-            options["roots"] = [read_file(path) for path in config["roots"]]
+            options["roots"] = [bringup.read_file(path) for path in config["roots"]]
         else:
-            options["trust"] = self.trust = self._open_trust(config)
+            options["trust"] = self.trust = bringup.open_trust(config, self.clock)
             options["update_agent"] = config.get("update_agent", True)
-            log.info("%r", self.trust)
         await platform.network_up()
         await self._set_time()
-        self.client = await self._make_client(config, options)
+        self.client = await bringup.make_client(config, options, platform.kv)
+        forget("azure_iot.bringup")
         if self.trust is not None and self.trust.managed:
             from .upkeep import Upkeep
 
@@ -135,24 +137,6 @@ class Agent:
             self.platform.feed()
             await asyncio.sleep_ms(_FEED_MS)
 
-    def _open_trust(self, config: dict) -> "TrustManager":
-        from .trust.factory import Factory
-        from .trust.manager import TrustManager
-        from .trust.store import Store
-
-        if "factory_folder" in config:
-            factory = Factory.from_folder(config["factory_folder"])
-        else:
-            try:
-                factory = Factory.from_module()
-            except ImportError:
-                raise CredentialError(
-                    "this firmware carries no roots: deploy it with `taproot device deploy`, or "
-                    "set roots or factory_folder in the configuration"
-                )
-        store = Store(config.get("trust_folder", "/trust"), factory)
-        return TrustManager(store, self.clock, config=config.get("trust", {}))
-
     async def _set_time(self) -> None:
         """Set the clock, never below what is proven to have passed (T2, T3)."""
         floor = self.trust.time_floor() if self.trust is not None else 0
@@ -164,30 +148,3 @@ class Agent:
             return
         if offered is not None and not self.clock.offer(offered, floor):
             log.warning("the time server is behind the floor: ignored")
-
-    async def _make_client(self, config: dict, options: dict) -> IoTHubDeviceClient:
-        certificate = None
-        if "certificate" in config:
-            from .x509 import X509Certificate
-
-            certificate = X509Certificate(
-                read_file(config["certificate"]), read_file(config["key"])
-            )
-        if "connection_string" in config:
-            return IoTHubDeviceClient.from_connection_string(
-                config["connection_string"], certificate=certificate, **options
-            )
-        if "dps" not in config:
-            raise CredentialError("the configuration has neither connection_string nor dps")
-        from .provisioning import provisioned_client
-
-        return await provisioned_client(config["dps"], certificate, self.platform.kv, options)
-
-
-def read_file(path: str) -> bytes:
-    """Read a small file of the configuration. Raises CredentialError."""
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise CredentialError("cannot read %s" % path, error)

@@ -123,20 +123,15 @@ class HubConnection:
         self.upkeep = None  # upkeep.Upkeep, where an agent runs one
         self._begin_trust(update_agent)
 
-    def _begin_trust(self, update_agent: bool) -> None:
-        """Follow the trust store; managed.py does."""
+    if TYPE_CHECKING:  # what managed.py brings
 
-    def _start_trust(self) -> None:
-        """Begin what runs beside the connection; managed.py does."""
+        def _begin_trust(self, update_agent: bool) -> None: ...
 
-    async def _after_settled(self) -> None:
-        """Do what has waited for a settled connection; managed.py does."""
+        def _start_trust(self) -> None: ...
 
-    async def _report(self) -> None:
-        """Send what the device says about itself; managed.py does."""
+        async def _after_settled(self) -> None: ...
 
-    def _report_soon(self) -> None:
-        """Send it if connected; managed.py does."""
+        async def _report(self) -> None: ...
 
     # Connection
 
@@ -259,6 +254,7 @@ class HubConnection:
         if self.keeper.due():
             await self.keeper.keep(self.identity.gateway, self._link.context())
         await self._after_settled()
+        self._settling = None  # a task that has ended still holds what its coroutine held
 
     def _reconnect_soon(self, why: str) -> None:
         log.info("reconnecting: %s", why)

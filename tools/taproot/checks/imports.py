@@ -33,7 +33,7 @@ PURE = (
 
 # These three know nothing of Azure, so that each could be a package of its own.
 AZURE = (
-    "identity", "hub", "dps", "client", "provisioning", "agent", "twin", "methods", "c2d", "large",
+    "identity", "hub", "dps", "client", "provisioning", "agent", "bringup", "twin", "methods", "c2d", "large",
     "updater", "link", "report", "upload", "x509", "core", "managed", "module", "guard", "ladder",
     "timekeeper", "upkeep", "pnp",
 )  # fmt: skip
@@ -83,10 +83,10 @@ TABLE = (
         "updater upload x509 guard timekeeper upkeep core managed client module provisioning",
     ),
     _row(
-        "agent",
+        "agent bringup",
         "asyncio os gc time",
         _P + " clock transport tls.* trust.* https link mqtt.* twin methods c2d report updater "
-        "core upkeep client module provisioning x509 agent",
+        "core upkeep client module provisioning x509 agent bringup",
     ),
 )  # fmt: skip
 # `import azure_iot` gives the public names, loaded when they are asked for.

@@ -1,0 +1,64 @@
+"""What an agent does once, at start: the trust store and the client of a configuration.
+
+Responsible for: making both from `device.json` (agent.py says what it holds). Not for: order and
+upkeep of the parts (agent.py), which forgets this module when they stand.
+"""
+
+from micropython import const
+
+from . import log
+from .client import IoTHubDeviceClient
+from .errors import CredentialError
+
+TYPE_CHECKING = const(False)
+if TYPE_CHECKING:
+    from .trust.manager import TrustManager
+
+
+def open_trust(config: dict, clock: object) -> "TrustManager":
+    """Load the trust store over its factory state. Raises CredentialError without roots."""
+    from .trust.factory import Factory
+    from .trust.manager import TrustManager
+    from .trust.store import Store
+
+    if "factory_folder" in config:
+        factory = Factory.from_folder(config["factory_folder"])
+    else:
+        try:
+            factory = Factory.from_module()
+        except ImportError:
+            raise CredentialError(
+                "this firmware carries no roots: deploy it with `taproot device deploy`, or "
+                "set roots or factory_folder in the configuration"
+            )
+    store = Store(config.get("trust_folder", "/trust"), factory)
+    trust = TrustManager(store, clock, config=config.get("trust", {}))
+    log.info("%r", trust)
+    return trust
+
+
+async def make_client(config: dict, options: dict, kv: object) -> IoTHubDeviceClient:
+    """Make the client, after asking DPS where the configuration names it."""
+    certificate = None
+    if "certificate" in config:
+        from .x509 import X509Certificate
+
+        certificate = X509Certificate(read_file(config["certificate"]), read_file(config["key"]))
+    if "connection_string" in config:
+        return IoTHubDeviceClient.from_connection_string(
+            config["connection_string"], certificate=certificate, **options
+        )
+    if "dps" not in config:
+        raise CredentialError("the configuration has neither connection_string nor dps")
+    from .provisioning import provisioned_client
+
+    return await provisioned_client(config["dps"], certificate, kv, options)
+
+
+def read_file(path: str) -> bytes:
+    """Read a small file of the configuration. Raises CredentialError."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise CredentialError("cannot read %s" % path, error)
