@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 from azure_iot.errors import ConnectionFailedError, ProtocolError
-from azure_iot.tls.build import Build, build_of
-from azure_iot.tls.profile import TLSProfile
+from azure_iot.tls.profile import Build, TLSProfile, build_of
 
 HOST = "hub.example"
 

@@ -1,7 +1,7 @@
-"""What certificates say outside a verification: the chain a server presents, our own, our roots.
+"""What certificates say outside a verification: names, dates, our own message, roots by name.
 
-Responsible for: the facts remembered of a presented certificate, finding a root by name in a plain
-list, the size of the device's own Certificate message. Not for: judging any of them.
+Responsible for: facts of certificates that need no judgement, and finding a root by name in a
+plain list. Not for: judging any of them, what a handshake notes (context.py).
 """
 
 from hashlib import sha256
@@ -13,19 +13,6 @@ from ..trust import der
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-class Presented:
-    """One certificate of the server's chain: raw `issuer` name, dates, SHA-256 of cert and key."""
-
-    def __init__(self, raw: bytes, depth: int) -> None:
-        facts = der.read(raw)
-        self.depth = depth
-        self.issuer = facts.issuer
-        self.not_before = facts.not_before
-        self.not_after = facts.not_after
-        self.key_sha256 = sha256(facts.public_key).digest()
-        self.sha256 = sha256(raw).digest()
 
 
 class RootList:
@@ -52,6 +39,25 @@ class RootList:
             if sha256(root).digest() == digest:
                 return root
         return None
+
+
+def dates(chain: list, which: int) -> list:
+    """Return when each noted certificate begins (0) or ends (1), in Unix time.
+
+    A date is `YYMMDDHHMMSSZ` or `YYYYMMDDHHMMSSZ` (RFC 5280 section 4.1.2.5).
+    """
+    found = []
+    for cert in chain:
+        walk = der.Walk(cert[4], 0, len(cert[4])).step().inside()
+        for _ in range(which + 1):
+            walk.step()
+        text = walk.value()
+        month, day, hour, minute, second = [int(text[at : at + 2]) for at in range(-11, -1, 2)]
+        year = int(text[:-11])
+        if year < 100:
+            year += 2000 if year < 50 else 1900
+        found.append(der.unix_seconds(year, month, day, (hour * 60 + minute) * 60 + second))
+    return found
 
 
 def common_name(name: bytes) -> str:

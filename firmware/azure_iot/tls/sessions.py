@@ -1,7 +1,7 @@
 """Keeps TLS sessions for resumption, bound to everything a resumed handshake does not check.
 
 Responsible for: which saved session may be offered to whom, and its form in RTC memory.
-Not for: getting or offering sessions (context.py), where the bytes rest (the `kv` object).
+Not for: getting or offering sessions (handshake.py), where the bytes rest (the `kv` object).
 
 A resumed handshake shows no certificate: mbedTLS checks neither host name, nor chain, nor dates
 again. So a session is bound to host, port, trust bundle, credential and profile, ends with the
@@ -15,8 +15,6 @@ binding 16, root 32, session n, HMAC-SHA256 truncated to 16.
 from hashlib import sha256
 
 from micropython import const
-
-from ..sas import hmac_sha256
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
@@ -44,10 +42,11 @@ class Sessions:
     SHA-256 may still anchor a connection.
     """
 
+    why_not_kept = ""
+
     def __init__(
         self,
         clock: "object",
-        *,
         kv: "object | None" = None,
         mac_key: bytes = b"",
         still_trusted: "Callable[[bytes], bool] | None" = None,
@@ -59,7 +58,6 @@ class Sessions:
         self._max_age_s = max_age_s
         self.still_trusted = still_trusted
         self._ram = {}
-        self.why_not_kept = ""
 
     def put(self, bound: bytes, blob: bytes, root: bytes, not_after: int) -> bool:
         """Keep a session of a fully verified connection; False when it cannot be kept.
@@ -76,33 +74,40 @@ class Sessions:
             self._ram.clear()
         self._ram[bound] = record
         self.why_not_kept = ""
-        if self._kv is None:
-            return True
-        if len(record) + _MAC > _MAX_RECORD:
-            self.why_not_kept = (
-                "a session of %d bytes is too large for RTC memory; build with "
-                "CONFIG_MBEDTLS_SSL_KEEP_PEER_CERTIFICATE=n" % len(blob)
-            )
-            self._kv.delete(_name(bound))
-            return True
-        self._kv.set(_name(bound), record + self._seal(record))
+        if self._kv is not None:
+            if len(record) + _MAC > _MAX_RECORD:
+                self.why_not_kept = (
+                    "a session of %d bytes is too large for RTC memory; build with "
+                    "CONFIG_MBEDTLS_SSL_KEEP_PEER_CERTIFICATE=n" % len(blob)
+                )
+                self._kv.delete(_name(bound))
+            else:
+                self._kv.set(_name(bound), record + self._seal(record))
         return True
 
     def get(self, bound: bytes) -> bytes | None:
         """Return the session to offer, None when there is none that may be."""
-        record = self._ram.get(bound) or self._from_kv(bound)
+        record = self._ram.get(bound)
+        if record is None and self._kv is not None:
+            record = self._unseal(bound, self._kv.get(_name(bound)))
         if record is None:
             return None
-        root = record[21:_HEAD]
         now = self._clock.unix_time()
-        expires = int.from_bytes(record[1:5], "big")
+        self._ram[bound] = record
+        root, expires = self.anchor(bound)
         # A saved age beyond the limit means the clock went back: do not trust either.
         fresh = now < expires <= now + self._max_age_s
         if not fresh or (self.still_trusted is not None and not self.still_trusted(root)):
             self.drop(bound)
             return None
-        self._ram[bound] = record
         return record[_HEAD:]
+
+    def anchor(self, bound: bytes) -> tuple:
+        """Return `(SHA-256 of the root, Unix time of the end)` of a session in RAM, or Nones."""
+        record = self._ram.get(bound)
+        if record is None:
+            return None, None
+        return record[21:_HEAD], int.from_bytes(record[1:5], "big")
 
     def drop(self, bound: bytes) -> None:
         """Forget one session."""
@@ -115,20 +120,7 @@ class Sessions:
         for bound in list(self._ram):
             self.drop(bound)
 
-    def root_of(self, bound: bytes) -> bytes | None:
-        """Return the SHA-256 of the root behind a saved session."""
-        record = self._ram.get(bound)
-        return record[21:_HEAD] if record else None
-
-    def expires_of(self, bound: bytes) -> int:
-        """Return the Unix time at which a saved session ends, 0 without one."""
-        record = self._ram.get(bound)
-        return int.from_bytes(record[1:5], "big") if record else 0
-
-    def _from_kv(self, bound: bytes) -> bytes | None:
-        if self._kv is None:
-            return None
-        sealed = self._kv.get(_name(bound))
+    def _unseal(self, bound: bytes, sealed: bytes | None) -> bytes | None:
         if not sealed or not _HEAD + _MAC < len(sealed) <= _MAX_RECORD:
             return None
         record = sealed[:-_MAC]
@@ -140,6 +132,8 @@ class Sessions:
         return bytes(record)
 
     def _seal(self, record: bytes) -> bytes:
+        from ..sas import hmac_sha256
+
         return hmac_sha256(self._mac_key, b"tls-session\x00" + record)[:_MAC]
 
 

@@ -1,18 +1,23 @@
 """The one table from an mbedTLS or MicroPython error to our exception and its remedy.
 
-Responsible for: naming a failed TLS connection and choosing its class. Not for: the facts around
-it (who was presented, which roots were held): context.py adds those.
+Responsible for: naming a failed TLS connection, choosing its class, adding the facts around it
+(who was presented, which roots were held). Loaded for the moment by context.py. Not for: telling a
+shortage of memory by the count of failed allocations (context.py does).
 
 MicroPython's `tls` reports certificate verdicts as ValueError with lines of text, everything else
 as OSError: numbers below -255 are mbedTLS codes (RFC 5246 alerts arrive as one code without their
-number), others are errno. Texts differ per build, so numbers and whole lines are matched.
+number), others are errno. Texts differ per build, so numbers and single words are matched.
 
-    name, kind, text = verdict(error, variant=True, failed_allocs_moved=False)
+    error = explain(context, exc, False)     # error.verdict is a name of the table
 """
+
+import time
+from hashlib import sha256
 
 from micropython import const
 
 from ..errors import (
+    AzureIoTError,
     ClockError,
     ConnectionDroppedError,
     ConnectionFailedError,
@@ -20,271 +25,224 @@ from ..errors import (
     ProtocolError,
     TrustError,
 )
+from .presented import common_name, dates
+
+try:
+    import tlsopt
+except ImportError:  # stock firmware
+    tlsopt = None
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
-    from ..errors import AzureIoTError
+    from .context import TLSContext
 
-# name, class (T trust, C clock, K credential, N no connection, D dropped, P protocol), sentence
-_SENTENCES = (
-    ("UNTRUSTED", "T", "no trusted root signs the server's chain; update the trust store"),
-    ("HOSTNAME", "T", "the server's certificate is for another host name; check the host"),
-    ("EXPIRED", "T", "a certificate of the chain, or our own root, has expired"),
-    ("FUTURE", "C", "a certificate is valid only in the future; set the clock"),
-    ("WEAK", "T", "the chain uses a key or hash too weak to trust; the server must replace it"),
-    ("USAGE", "T", "a certificate is used for what its usage extensions do not allow"),
-    ("REVOKED", "T", "a certificate of the chain is revoked"),
-    ("BAD_CERT", "T", "a certificate of the server cannot be read"),
-    ("NO_CERT", "P", "the server sent no certificate"),
-    ("NO_ROOTS", "T", "no root is stored for this connection; install a bundle"),
-    ("BAD_ROOT", "T", "a stored root cannot be read; install the bundle again"),
-    ("BAD_KEY", "K", "the device's private key or certificate cannot be read"),
-    ("NO_HOST", "P", "a host name is needed: it is what gets verified"),
-    ("MEMORY", "N", "not enough memory for the handshake; this says nothing about the server"),
-    ("CLIENT_CERT", "K", "the server refuses the device's certificate; check or renew it"),
-    ("CIPHER", "P", "no common TLS version or cipher suite; a server setting has changed"),
-    ("NAME_UNKNOWN", "P", "the server does not serve this host name"),
-    ("ALERT", "P", "the server ended the handshake with an alert"),
-    ("PEER_INTERNAL", "N", "the server reports an internal error; try again later"),
-    ("RECORD_SIZE", "P", "a record or message is larger than the TLS buffers of this build"),
-    ("CLIENT_CERT_SIZE", "P", "the device's certificate exceeds the fragment length agreed"),
-    ("FRAGMENTS", "P", "this mbedTLS (below 3.6.3) cannot join fragmented handshake messages"),
-    ("PSS", "P", "mbedTLS 3.6.6 with TLS 1.3 rejects RSA-PSS in TLS 1.2; build without TLS 1.3"),
-    ("NOT_TLS", "P", "the peer does not speak TLS: a captive portal, proxy or wrong port"),
-    ("HANDSHAKE", "P", "the server broke the TLS protocol"),
-    ("TAMPERED", "P", "a record failed its integrity check"),
-    ("CONFIG", "P", "this firmware does not know a configured cipher suite"),
-    ("CLOSED", "N", "the server closed the connection in the handshake"),
-    ("RESET", "N", "the connection was reset in the handshake"),
-    ("TIMEOUT", "N", "the server did not answer in time"),
-    ("REFUSED", "N", "the server refuses connections on this port"),
-    ("NETWORK", "N", "the network failed"),
-    ("DNS", "N", "the host name cannot be resolved"),
-    ("INTERNAL", "N", "mbedTLS failed inside"),
+# Class (T trust, C clock, K credential, N no connection, P protocol), name, keys, sentence.
+# Keys: hex digits of mbedTLS's high-level code (ssl.h, x509.h, pk.h, each positive), e with an
+# errno, a with an alert (RFC 5246 section 7.2, RFC 6066, RFC 8446), or a word that only this
+# verdict's line of MBEDTLS_X509_CRT_ERROR_INFO_LIST has. Of several lines the first row decides.
+_TABLE = (
+    # 2700: more verdicts than the text buffer holds
+    "T|UNTRUSTED|trusted 2700|no trusted root signs the server's chain; update the trust store",
+    "P|NO_CERT|missing 7480|the server sent no certificate",
+    "T|REVOKED|revoked|a certificate of the chain is revoked",
+    "T|WEAK|unacceptable|a key or hash of the chain is too weak; the server must replace it",
+    "T|USAGE|Usage 7A00|a certificate's usage extensions forbid this use",
+    "T|HOSTNAME|(CN)|the server's certificate is for another host name; check the host",
+    "T|EXPIRED|expired|a certificate of the chain, or our own root, has expired",
+    "C|FUTURE|future|a certificate is valid only in the future; set the clock",
+    "P|NO_HOST|server_hostname 5D80|a host name is needed to verify",
+    "T|BAD_ROOT|cert|a stored root cannot be read; install the bundle again",
+    "K|BAD_KEY|key 7600|the device's private key or certificate cannot be read",
+    "T|BAD_CERT||a certificate of the server cannot be read",
+    "T|NO_ROOTS|7680|no root is stored for this connection; install a bundle",
+    # e12: ENOMEM, e16: EBUSY, which is mbedTLS's MPI_ALLOC_FAILED (-0x10)
+    "N|MEMORY|7F00 2880 3F80 1180 4D80 5180 6180 e12 e16|",
+    "K|CLIENT_CERT|a42 a43 a44 a45 a46 a48 a49 a51 a116|the server refuses the device's "
+    "certificate; check or renew it",
+    "P|CIPHER|6E80 6E00 5F00 a40 a70 a71 a86|no common TLS version or cipher suite; a server "
+    "setting has changed",
+    "P|NAME_UNKNOWN|7800 a112|the server does not serve this host name",
+    "P|ALERT|7780|the server ended the handshake with an alert",
+    "N|PEER_INTERNAL|a80|the server reports an internal error; try later",
+    "P|RECORD_SIZE|7100|a record or message is larger than the TLS buffers of this build",
+    "P|CLIENT_CERT_SIZE|a22|the device's certificate exceeds the fragment length agreed",
+    "P|FRAGMENTS|7080|mbedTLS below 3.6.3 cannot join fragmented handshake messages",
+    "P|PSS|6600|mbedTLS 3.6.6 with TLS 1.3 rejects RSA-PSS in 1.2; build without TLS 1.3",
+    "P|NOT_TLS|7200|the peer does not speak TLS: a captive portal, proxy or wrong port",
+    "P|HANDSHAKE|a10 a47 a50 a109 a110|the server broke the TLS protocol",
+    "P|TAMPERED|7180 a20|a record failed its integrity check",
+    "P|CONFIG|5E80|this firmware does not know a configured cipher suite",
+    "N|CLOSED|7280 7880 a0 a90|the server closed the connection in the handshake",
+    # EPIPE, ECONNABORTED, ECONNRESET, ENOTCONN
+    "N|RESET|e32 e103 e104 e107|the connection was reset in the handshake",
+    "N|TIMEOUT|6800 e110 e116|the server did not answer in time",  # e116: ESP32's C library
+    "N|REFUSED|e111|the server refuses connections on this port",
+    "N|NETWORK||the network failed",
+    "N|DNS||the host name cannot be resolved",
+    "N|INTERNAL|3000 6C00|mbedTLS failed inside",
 )
-
-# Whole lines of mbedTLS (MBEDTLS_X509_CRT_ERROR_INFO_LIST), the most telling first: of several
-# lines the first of this table decides.
-_LINES = (
-    ("The certificate is not correctly signed by the trusted CA", "UNTRUSTED"),
-    ("Certificate was missing", "NO_CERT"),
-    ("The certificate has been revoked (is on a CRL)", "REVOKED"),
-    ("The certificate is signed with an unacceptable hash.", "WEAK"),
-    (
-        "The certificate is signed with an unacceptable key (eg bad curve, RSA too short).",
-        "WEAK",
-    ),
-    ("The certificate is signed with an unacceptable PK alg (eg RSA vs ECDSA).", "WEAK"),
-    ("Usage does not match the keyUsage extension", "USAGE"),
-    ("Usage does not match the extendedKeyUsage extension", "USAGE"),
-    ("Usage does not match the nsCertType extension", "USAGE"),
-    ("The certificate Common Name (CN) does not match with the expected CN", "HOSTNAME"),
-    ("The certificate validity has expired", "EXPIRED"),
-    ("The certificate validity starts in the future", "FUTURE"),
-    ("CERT_REQUIRED requires server_hostname", "NO_HOST"),
-    ("invalid cert", "BAD_ROOT"),
-    ("invalid key", "BAD_KEY"),
-)
-
-# High-level codes of mbedTLS 3.6, positive (ssl.h, x509.h, pk.h).
-_CODES = (
-    (0x7F00, "MEMORY"),
-    (0x2880, "MEMORY"),
-    (0x3F80, "MEMORY"),
-    (0x1180, "MEMORY"),
-    (0x4D80, "MEMORY"),
-    (0x5180, "MEMORY"),
-    (0x6180, "MEMORY"),
-    (0x7780, "ALERT"),
-    (0x7800, "NAME_UNKNOWN"),
-    (0x7680, "NO_ROOTS"),
-    (0x7A00, "USAGE"),
-    (0x7100, "RECORD_SIZE"),
-    (0x7080, "FRAGMENTS"),
-    (0x6600, "PSS"),
-    (0x7200, "NOT_TLS"),
-    (0x7280, "CLOSED"),
-    (0x7880, "CLOSED"),
-    (0x6E80, "CIPHER"),
-    (0x6E00, "CIPHER"),
-    (0x5F00, "CIPHER"),
-    (0x7480, "NO_CERT"),
-    (0x7180, "TAMPERED"),
-    (0x5E80, "CONFIG"),
-    (0x6800, "TIMEOUT"),
-    (0x2700, "UNTRUSTED"),  # more verdicts than the text buffer holds
-    (0x3000, "INTERNAL"),
-    (0x6C00, "INTERNAL"),
-    (0x5D80, "NO_HOST"),
-    (0x7600, "BAD_KEY"),
-)
-
-_ERRNOS = (
-    (12, "MEMORY"),  # ENOMEM
-    (16, "MEMORY"),  # mbedTLS's MPI_ALLOC_FAILED (-0x10), which passes for EBUSY
-    (32, "RESET"),  # EPIPE
-    (103, "RESET"),  # ECONNABORTED
-    (104, "RESET"),  # ECONNRESET
-    (107, "RESET"),  # ENOTCONN
-    (110, "TIMEOUT"),  # ETIMEDOUT
-    (116, "TIMEOUT"),  # ETIMEDOUT of ESP32's C library
-    (111, "REFUSED"),  # ECONNREFUSED
-)
-
-# RFC 5246 section 7.2, RFC 6066, RFC 8446: number, name, verdict
 _ALERTS = (
-    (0, "close_notify", "CLOSED"),
-    (10, "unexpected_message", "HANDSHAKE"),
-    (20, "bad_record_mac", "TAMPERED"),
-    (22, "record_overflow", "CLIENT_CERT_SIZE"),
-    (40, "handshake_failure", "CIPHER"),
-    (42, "bad_certificate", "CLIENT_CERT"),
-    (43, "unsupported_certificate", "CLIENT_CERT"),
-    (44, "certificate_revoked", "CLIENT_CERT"),
-    (45, "certificate_expired", "CLIENT_CERT"),
-    (46, "certificate_unknown", "CLIENT_CERT"),
-    (47, "illegal_parameter", "HANDSHAKE"),
-    (48, "unknown_ca", "CLIENT_CERT"),
-    (49, "access_denied", "CLIENT_CERT"),
-    (50, "decode_error", "HANDSHAKE"),
-    (51, "decrypt_error", "CLIENT_CERT"),
-    (70, "protocol_version", "CIPHER"),
-    (71, "insufficient_security", "CIPHER"),
-    (80, "internal_error", "PEER_INTERNAL"),
-    (86, "inappropriate_fallback", "CIPHER"),
-    (90, "user_canceled", "CLOSED"),
-    (109, "missing_extension", "HANDSHAKE"),
-    (110, "unsupported_extension", "HANDSHAKE"),
-    (112, "unrecognized_name", "NAME_UNKNOWN"),
-    (116, "certificate_required", "CLIENT_CERT"),
+    "0 close_notify 10 unexpected_message 20 bad_record_mac 22 record_overflow 40 "
+    "handshake_failure 42 bad_certificate 43 unsupported_certificate 44 certificate_revoked 45 "
+    "certificate_expired 46 certificate_unknown 47 illegal_parameter 48 unknown_ca 49 "
+    "access_denied 50 decode_error 51 decrypt_error 70 protocol_version 71 insufficient_security "
+    "80 internal_error 86 inappropriate_fallback 90 user_canceled 109 missing_extension 110 "
+    "unsupported_extension 112 unrecognized_name 116 certificate_required"
 )
-
-_LOW = const(0x7F)
+_KINDS = (TrustError, ClockError, CredentialError, ProtocolError, ConnectionFailedError)  # TCKPN
+_FULL_RECORD = const(16384)
 _ASN1_ALLOC_FAILED = const(0x6A)
 _MPI_ALLOC_FAILED = const(0x10)
 
 
-def alert_name(alert: int) -> str:
-    """Return the name of a TLS alert, `alert 123` for an unknown one."""
-    for number, name, _ in _ALERTS:
-        if number == alert:
-            return name
-    return "alert %d" % alert
+def explain(context: "TLSContext", exc: Exception, moved: "bool | None") -> AzureIoTError:
+    """Return our exception for `exc`; `moved`: an allocation failed (None: nobody counts them).
 
-
-def verdict(
-    exc: Exception,
-    *,
-    variant: bool = True,
-    failed_allocs_moved: bool | None = False,
-    clock_trusted: bool = True,
-    alert: int | None = None,
-    credential: bool = False,
-    chain_seen: bool = False,
-    oversized: bool | None = None,
-    established: bool = False,
-) -> tuple:
-    """Return `(name, class, sentence)` for what a TLS connection raised.
-
-    `variant`: the firmware has `tlsopt`. `failed_allocs_moved`: an allocation failed since the
-    socket was wrapped (None: this firmware cannot tell). `alert`: number of the alert received,
-    when known. `credential`: the device offered a certificate. `chain_seen`: the server presented
-    its chain, so version and suite were agreed. `oversized`: it sent more
-    than the buffers hold (None: not known). `established`: the handshake was
-    over, so a lost connection is a dropped one.
+    Raises MemoryError when memory was what failed.
     """
-    name = _name(exc, alert, credential)
-    if name == "PSS" and variant:
-        name = "HANDSHAKE"  # builds with tlsopt leave TLS 1.3 out, so it is a genuine violation
-    if name == "RECORD_SIZE" and oversized is False:
-        name = "HANDSHAKE"  # mbedTLS has one code for both
-    if name == "CIPHER" and chain_seen:
-        name = "CLIENT_CERT"  # handshake_failure after that is about what the device answered
-    if failed_allocs_moved:
+    fault = exc
+    if not isinstance(exc, AzureIoTError) and not context.established:
+        fault = context.callback_error
+    if isinstance(fault, TrustError) and not hasattr(fault, "verdict"):
+        return named(TrustError, "BAD_ROOT", "a stored root cannot be read: %s" % fault, fault)
+    if isinstance(exc, AzureIoTError):
+        return exc
+    seen = None
+    if tlsopt is not None and context.context is not None:
+        seen = tlsopt.seen(context.context)
+    alert = seen.alert if seen and not context.established else None
+    name = _name(context, exc, seen, alert)
+    if moved or name == "MEMORY":
         # A failed allocation inside chain verification passes for a bad signature: nothing that
         # happened in this handshake proves anything about the server.
-        name = "MEMORY"
-    letter, text = _sentence(name)
-    kind = _kind(letter)
-    if name == "EXPIRED" and not clock_trusted:
+        raise MemoryError(exc)
+    letter, _, _, text = _row(1, name).split("|")
+    kind = _KINDS["TCKPN".find(letter)]
+    if letter == "N" and context.established:
+        kind = ConnectionDroppedError
+    elif name == "EXPIRED" and not context.clock_trusted:
         kind = ClockError
         text += "; the clock is not confirmed, so repair the time first"
-    elif name == "UNTRUSTED" and failed_allocs_moved is None:
+    elif name == "UNTRUSTED" and moved is None:
         text += "; this firmware cannot tell that from a shortage of memory"
-    elif letter == "N" and established and name != "MEMORY":
-        kind = ConnectionDroppedError
-    if alert is not None and name != "MEMORY":
-        text += " (alert %s)" % alert_name(alert)
-    elif name == "ALERT" and not variant:
+    elif name == "ALERT" and tlsopt is None:
         text += " (this firmware cannot name it)"
-    return name, kind, text
+    if alert is not None:
+        text += " (alert %s)" % alert_name(alert)
+    text += _facts(context, name, seen)
+    return named(kind, name, "%s: %s" % (context.host or "TLS", text), exc)
 
 
-def _sentence(name: str) -> tuple:
-    for found, letter, text in _SENTENCES:
-        if found == name:
-            return letter, text
-    return "P", name
+def named(kind: "type", name: str, text: str, cause: "object" = None) -> AzureIoTError:
+    """Make an exception whose `verdict` is `name`."""
+    if kind is ConnectionFailedError:
+        error = kind(text, name.lower(), cause)
+    elif kind in (TrustError, ProtocolError):
+        error = kind(text, name, cause)
+    else:
+        error = kind(text, cause)
+    error.verdict = name  # type: ignore[attr-defined]
+    return error
 
 
-def _kind(letter: str) -> "type[AzureIoTError]":
-    if letter == "T":
-        return TrustError
-    if letter == "C":
-        return ClockError
-    if letter == "K":
-        return CredentialError
-    return ConnectionFailedError if letter == "N" else ProtocolError
+def alert_name(alert: int) -> str:
+    """Return the name of a TLS alert, its number for an unknown one."""
+    words = _ALERTS.split(" ")
+    number = str(alert)
+    return words[words.index(number) + 1] if number in words else number
 
 
-def _name(exc: Exception, alert: int | None, credential: bool) -> str:
-    if isinstance(exc, MemoryError):
-        return "MEMORY"
+def _row(column: int, *keys: str) -> str:
+    """Return the first row that has one of `keys` in `column`, an empty one without."""
+    for row in _TABLE:
+        words = row.split("|")[column].split(" ")
+        for key in keys:
+            if key in words:
+                return row
+    return "|"
+
+
+def _by(otherwise: str, *keys: str) -> str:
+    return _row(2, *keys).split("|")[1] or otherwise
+
+
+def _name(context: "TLSContext", exc: Exception, seen: "object", alert: int | None) -> str:
     if isinstance(exc, ValueError):
-        return _by_line(str(exc))
+        # MicroPython drops the text of an exception it has no memory for.
+        words = str(exc).split()
+        return _by("BAD_CERT", *words) if words else "MEMORY"
     if not isinstance(exc, OSError):
-        return "INTERNAL"
+        return "MEMORY" if isinstance(exc, MemoryError) else "INTERNAL"
     number = exc.args[0] if exc.args else 0
     if not isinstance(number, int):
         return "DNS"  # unix: OSError("[addrinfo error -2]")
+    by_alert = _by("ALERT", "a%d" % alert) if alert is not None else ""
     if number >= -255:
-        name = _by_number(_ERRNOS, abs(number), "NETWORK")
+        name = _by("NETWORK", "e%d" % abs(number))
         # A refusal of the certificate races with our own writing and may come as a reset.
-        return _by_alert(alert) if alert and name == "RESET" else name
-    low = -number & _LOW
-    if low == _ASN1_ALLOC_FAILED or low == _MPI_ALLOC_FAILED:
+        return by_alert if alert and name == "RESET" else name
+    low = -number & 0x7F
+    if low in (_ASN1_ALLOC_FAILED, _MPI_ALLOC_FAILED):
         return "MEMORY"
     high = -number - low
-    if 0x2080 <= high < 0x3000 or 0x3880 <= high < 0x3F80:
-        name = _by_number(_CODES, high, "BAD_CERT")
-    else:
-        name = _by_number(_CODES, high, "HANDSHAKE")
+    of_certificate = 0x2080 <= high < 0x3000 or 0x3880 <= high < 0x3F80
+    name = _by("BAD_CERT" if of_certificate else "HANDSHAKE", "%X" % high)
     if name == "ALERT":
-        if alert is not None:
-            return _by_alert(alert)
-        return "CLIENT_CERT" if credential else name
-    return name
+        name = by_alert or ("CLIENT_CERT" if context.credential is not None else name)
+    return _narrowed(context, name, seen)
 
 
-def _by_line(text: str) -> str:
-    if not text.strip():
-        return "MEMORY"  # MicroPython drops the text of an exception it has no memory for
-    lines = [line.strip() for line in text.split("\n")]
-    for line, name in _LINES:
-        if line in lines:
-            return name
-    return "BAD_CERT"
+def _narrowed(context: "TLSContext", name: str, seen: "object") -> str:
+    """Tell apart what mbedTLS has one code for."""
+    if seen is None:
+        return name
+    if name == "CIPHER" and seen.certificate:
+        return "CLIENT_CERT"  # version and suite were agreed: it is about what we answered
+    if name == "RECORD_SIZE" and not context.established:
+        return (
+            name if max(seen.message, seen.record) > context.profile.build.in_len else "HANDSHAKE"
+        )
+    # Builds with tlsopt leave TLS 1.3 out, so it is a genuine violation.
+    return "HANDSHAKE" if name == "PSS" else name
 
 
-def _by_number(table: tuple, number: int, otherwise: str) -> str:
-    for found, name in table:
-        if found == number:
-            return name
-    return otherwise
+def _facts(context: "TLSContext", name: str, seen: "object") -> str:
+    chain = context.presented
+    if name == "RECORD_SIZE" and seen is not None:
+        return _too_large(context, seen.message)
+    if name == "NOT_TLS" and seen is not None and seen.first == 0x48:
+        return " (it answered with HTTP)"
+    if name == "INTERNAL" and context.callback_error is not None:
+        return "; the stored roots could not be read: %s" % context.callback_error
+    if name == "UNTRUSTED" and chain:
+        issuer = chain[0][3]
+        if not context.profile.build.ca_callback and context.named is None:
+            # The issuer is not authenticated: it only chooses among the roots we hold.
+            context.named = issuer
+            wanted = list(context.roots(issuer)) or list(context.roots)
+            context.retry = any(sha256(root).digest() not in context.loaded for root in wanted)
+        return "; signed by %s; roots held: %d" % (common_name(issuer), len(context.roots))
+    if name in ("EXPIRED", "FUTURE"):
+        text = "; the clock says %04d-%02d-%02d %02d:%02d UTC" % tuple(time.gmtime()[:5])
+        if chain:
+            begins, ends = max(dates(chain, 0)), min(dates(chain, 1))
+            text += "; valid from %d to %d (Unix time)" % (begins, ends)
+        return text
+    return ""
 
 
-def _by_alert(alert: int) -> str:
-    for number, _, name in _ALERTS:
-        if number == alert:
-            return name
-    return "ALERT"
+def _too_large(context: "TLSContext", size: int) -> str:
+    profile = context.profile
+    limit = profile.build.in_len
+    if context.established:
+        # The server sends records larger than this connection can read.
+        profile.learn(context.host, record=_FULL_RECORD)
+        if profile.host(context.host).acknowledged is False:
+            return (
+                "; the server ignores the fragment length: build with "
+                "CONFIG_MBEDTLS_SSL_IN_CONTENT_LEN=16384"
+            )
+    elif size > limit:
+        profile.learn(context.host, certificate=size)
+        return "; a message of %d bytes, CONFIG_MBEDTLS_SSL_IN_CONTENT_LEN is %d" % (size, limit)
+    return ""

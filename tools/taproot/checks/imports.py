@@ -25,7 +25,7 @@ FORBIDDEN = frozenset(
 PURE = (
     "errors", "log", "transient", "backoff", "bag", "deadlines", "large", "identity", "sas", "hub", "dps",
     "mqtt.packet", "mqtt.session", "mqtt.sending", "mqtt.receiving", "mqtt",
-    "tls.profile", "tls.verdict", "tls.sessions", "tls.presented", "tls.build", "tls",
+    "tls.profile", "tls.planner", "tls.sessions", "tls.presented", "tls",
     "trust", "trust.errors", "trust.jws", "trust.rsa", "trust.der", "trust.bundle", "trust.scan",
     "trust.payload", "trust.keyset", "trust.sources", "trust.state", "trust.hosts", "trust.roots",
     "trust.update", "inbox", "websocket", "trust.ladder", "trust.timefloor", "trust.report", "ladder", "pnp", "guard",
@@ -65,7 +65,7 @@ TABLE = (
     _row(_P, "", _P),
     _row("clock", "time", _P),
     _row("transport", "asyncio socket select time errno tlsopt", _P),
-    _row("tls.context", "tls tlsopt time gc", _P + " clock tls.*"),
+    _row("tls.context tls.handshake tls.verdict", "tls tlsopt time", _P + " tls.*"),
     _row("https", "asyncio time", _P + " transport tls.context clock"),
     _row("mqtt.client mqtt.connection mqtt.stream", "asyncio os time gc", _P + " clock transport mqtt.*"),
     _row("trust.native", "tlsopt", _P),  # the C module's RSA behind the same call

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from azure_iot.errors import AzureIoTError
-from azure_iot.tls.build import Build
-from azure_iot.tls.profile import TLSProfile
+from azure_iot.tls.profile import Build, TLSProfile
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 

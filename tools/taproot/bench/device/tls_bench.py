@@ -10,9 +10,8 @@ import sys
 import tlsopt
 from azure_iot import clock, transport
 from azure_iot.errors import AzureIoTError
-from azure_iot.tls.build import build_of
 from azure_iot.tls.context import TLSContext
-from azure_iot.tls.profile import TLSProfile
+from azure_iot.tls.profile import TLSProfile, build_of
 from azure_iot.tls.sessions import Sessions
 
 asked = json.loads(sys.argv[1])

@@ -1,0 +1,135 @@
+"""What comes before and after a handshake: the tls.SSLContext, what was learnt.
+
+Loaded for the moment by context.py, so that a connected device holds none of it. Responsible for:
+turning a TLSContext into a tls.SSLContext, sessions offered and kept. Not for: what runs during
+the handshake (context.py), what went wrong (verdict.py).
+"""
+
+from hashlib import sha256
+
+import tls
+from micropython import const
+
+from ..errors import CredentialError, TrustError
+from . import presented
+from .sessions import binding
+
+try:
+    import tlsopt
+except ImportError:  # stock firmware
+    tlsopt = None
+
+TYPE_CHECKING = const(False)
+if TYPE_CHECKING:
+    from ..errors import AzureIoTError
+    from .context import TLSContext
+
+
+def prepare(self: "TLSContext") -> None:
+    """Plan the connection and make the context for it."""
+    own = self.credential
+    if not len(self.roots):  # type: ignore[arg-type]
+        text = "%s: no root is stored for this connection; install a bundle" % self.host
+        raise _refusal(TrustError, "NO_ROOTS", text)
+    size = 0 if own is None else presented.certificate_message(own.cert)
+    plan = self.plan = self.profile.plan(self.host, size, 1)
+    made = self.context = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)
+    if made.verify_mode != tls.CERT_REQUIRED:
+        raise _refusal(TrustError, "INTERNAL", "this build's tls module does not verify")
+    ciphers = plan.ciphers
+    plan.ciphers = []  # served its purpose
+    if tlsopt is not None:
+        tlsopt.configure(made, mfl=plan.mfl, tickets=self.sessions is not None)
+    else:
+        # Whether stock firmware has TLS 1.3 shows in the names it knows.
+        known = made.get_ciphers()
+        ciphers = [name for name in ciphers if name in known]
+    made.set_ciphers(ciphers)
+    if self.profile.build.ca_callback:
+        tlsopt.roots(made, self.find)
+    else:
+        _load(self)
+    if own is not None:
+        try:
+            made.load_cert_chain(own.cert, own.key)
+        except ValueError as error:
+            raise _refusal(CredentialError, "BAD_KEY", "the device's %s" % error, error)
+    made.verify_callback = self.seen
+    if self.sessions is not None:
+        # Servers resume a session with its own fragment length; mbedTLS refuses another one then.
+        about = "%s %s %d" % (self.profile.name, self.profile.mode, plan.mfl)
+        self.bound = binding(self.host, self.port, self.bundle, self.credential_id, about)
+        tlsopt.offer(made, self.sessions.get(self.bound))
+
+
+def _refusal(*what: object) -> "AzureIoTError":
+    from .verdict import named
+
+    return named(*what)
+
+
+def _load(self: "TLSContext") -> None:
+    if self.named is not None:
+        chosen = list(self.roots(self.named)) or list(self.roots)
+    else:
+        via = self.profile.host(self.host).via
+        first = self.roots.get(bytes.fromhex(via)) if via else None
+        if first is None:
+            first = next(iter(self.roots))  # type: ignore[arg-type]
+        # With its namesakes: a renewed root stands beside the expiring one.
+        chosen = self.roots(presented.der.read(first).subject)
+    for root in chosen:
+        self.context.load_verify_locations(root)
+    self.loaded = [sha256(root).digest() for root in chosen]
+
+
+def finished(self: "TLSContext", sock: "tls.SSLSocket") -> None:
+    """Note what a finished handshake showed."""
+    chain = self.presented
+    self.presented = ()  # nobody asks any more: 900 bytes
+    root = None
+    if chain and self.callback_error is None:
+        root = chain[0][1]
+        self.via = "".join(["%02x" % c for c in root])
+        if chain[-1][0] == 0:
+            self.not_before = presented.dates(chain, 0)[-1]
+    acknowledged = None
+    certificate = 0
+    if tlsopt is not None:
+        info, seen = tlsopt.info(sock), tlsopt.seen(self.context)
+        acknowledged = info.mfl_acknowledged if info.mfl_asked else None
+        certificate = seen.message if seen.certificate else 0
+    self.profile.learn(self.host, acknowledged, certificate, 0, self.via)
+    sessions = self.sessions
+    if sessions is None:
+        return
+    if root is not None:
+        ends = min(presented.dates(chain, 1))
+    else:
+        root, ends = sessions.anchor(self.bound)
+        if root is None:
+            return
+    try:
+        blob = tlsopt.session(sock)
+    except (OSError, MemoryError) as error:
+        sessions.why_not_kept = "no memory to save the session: %s" % error
+        return
+    if blob is not None:
+        sessions.put(self.bound, blob, root, ends)
+
+
+def info(self: "TLSContext", sock: "tls.SSLSocket") -> dict:
+    """Return what the connection settled on, for the reported twin."""
+    suite, version = sock.cipher()
+    plan = self.plan
+    found = {"version": version, "suite": suite, "plan": plan.why}
+    asked = acknowledged = resumed = peak = held = 0
+    if tlsopt is not None:
+        asked, acknowledged, _, _, resumed = tlsopt.info(sock)
+        held, peak = tlsopt.mem()[:2] if hasattr(tlsopt, "mem") else (plan.connected, plan.peak)
+    found["mfl_asked"] = asked
+    found["mfl_acknowledged"] = bool(acknowledged)
+    found["resumed"] = bool(resumed)
+    found["heap_peak"] = peak
+    found["heap_connected"] = held
+    return found
