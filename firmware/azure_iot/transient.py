@@ -31,8 +31,9 @@ class Transient:
                 forget(name)
 
 
-def forget(name: str) -> None:
-    """Let go of a loaded module; the next import runs it again."""
-    del sys.modules[name]
-    parent, _, last = name.rpartition(".")
-    delattr(sys.modules[parent], last)
+def forget(*names: str) -> None:
+    """Let go of these modules where they are loaded; the next import runs them again."""
+    for name in names:
+        if sys.modules.pop(name, None) is not None:
+            parent, _, last = name.rpartition(".")
+            delattr(sys.modules[parent], last)

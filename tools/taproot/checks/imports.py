@@ -35,7 +35,7 @@ PURE = (
 AZURE = (
     "identity", "hub", "dps", "client", "provisioning", "agent", "bringup", "twin", "methods", "c2d", "large",
     "updater", "link", "report", "upload", "x509", "core", "managed", "module", "guard", "ladder",
-    "timekeeper", "upkeep", "pnp",
+    "timekeeper", "upkeep", "arrivals", "pnp",
 )  # fmt: skip
 
 
@@ -76,11 +76,12 @@ TABLE = (
     _row("esp32 esp32.*", "os time sys gc machine network esp32 asyncio ntptime socket vfs", _P
          + " clock esp32.*"),
     _row(
-        "twin methods c2d report large updater upload x509 guard timekeeper upkeep core managed "
+        "twin methods c2d report large updater upload x509 guard timekeeper upkeep arrivals core managed "
         "client module provisioning",
         "asyncio os gc time",
         _P + " clock transport tls.* trust.* https websocket link mqtt.* twin methods c2d report "
-        "updater upload x509 guard timekeeper upkeep core managed client module provisioning",
+        "updater upload x509 guard timekeeper upkeep arrivals core managed client module "
+        "provisioning",
     ),
     _row(
         "agent bringup",
