@@ -36,8 +36,11 @@ class _Arrival:
         self.channel = channel
         self.rid = rid
         self._file = PackageFile(path)
-        self.write = self._file.write
         self.abort = self._file.abort
+
+    def write(self, part: "bytes | memoryview") -> None:
+        """Take the next piece."""
+        self._file.write(part)
 
     def close(self) -> None:
         """Queue the whole package; PUBACK may go, it is on flash."""

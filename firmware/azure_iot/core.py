@@ -339,13 +339,15 @@ class HubConnection:
         if self.upkeep is not None and self.upkeep.takes(found):
             self.upkeep.on_message(found, payload)
             return None
+        if not isinstance(payload, bytearray):  # large.py's is nobody else's
+            payload = bytes(payload)  # the input buffer is used again
         if kind == hub.TWIN_RESULT and self._twin is not None:
-            self._twin.on_result(found[1], found[2], found[3], bytes(payload))
+            self._twin.on_result(found[1], found[2], found[3], payload)
         elif kind == hub.DESIRED and self._twin is not None:
-            if not self._twin.on_desired(bytes(payload)):
+            if not self._twin.on_desired(payload):
                 asyncio.create_task(self._refresh_twin())
         elif kind == hub.METHOD and self._methods is not None:
-            self._methods.on_request(found[1], found[2], bytes(payload))
+            self._methods.on_request(found[1], found[2], payload)
         elif kind in (hub.C2D, hub.INPUT) and self._c2d is not None:
             return self._c2d.on_message(found, bytes(payload), pid)
         else:

@@ -28,6 +28,7 @@ class ManagedConnection(HubConnection):
 
     def _begin_trust(self, update_agent: bool) -> None:
         self._updater = None
+        self._follows = self.trust is not None and update_agent
         if self.trust is not None:
             self.trust.on_change = self._on_trust_change
             if update_agent:
@@ -47,6 +48,19 @@ class ManagedConnection(HubConnection):
         if attempt is not None and not attempt.is_trial and due is not None:
             await asyncio.sleep_ms(due)
             self._reconnect_soon("a bundle on trial is due")
+
+    def _on_large(self, topic: str, size: int, qos: int, pid: int) -> "object | None":
+        """Keep a package in the twin out of memory; the rest goes on as it is."""
+        if self._follows:
+            kind = hub.parse(topic, self._base)[0]
+            if kind in (hub.TWIN_RESULT, hub.DESIRED):
+                from .desired import DesiredFilter
+
+                self.trust.store.make_folder()
+                return DesiredFilter(
+                    self.trust.store.path, lambda body: self._on_message(topic, body, qos, pid)
+                )
+        return super()._on_large(topic, size, qos, pid)
 
     def _on_desired(self, change: "DesiredChange") -> None:
         """Give the member `trust` to the updater, which is loaded when the first one comes."""

@@ -18,16 +18,17 @@ from .errors import AzureIoTError, ConnectionFailedError, TrustError
 from .https import Fetcher
 from .tls.context import TLSContext
 from .trust.errors import DownloadError, MalformedError, TooLargeError
-from .trust.files import PackageFile
+from .trust.files import FileSource, PackageFile
+from .trust.sources import read_full
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
-    from .trust.files import FileSource
     from .trust.manager import TrustManager
     from .twin import DesiredChange
 
 _LIMIT = const(32768)
 _MAX_CHUNKS = const(32)
+_PIECE = const(256)
 
 
 class Updater:
@@ -128,7 +129,7 @@ class Updater:
         sink = PackageFile(self.trust.store.path("package.new"))
         try:
             if url is None:
-                _join(wish, sink)
+                _join(wish, sink, self.trust.store)
             else:
                 await self._download(url, sink)
         except BaseException:
@@ -162,12 +163,29 @@ class Updater:
                 )
 
 
-def _join(wish: dict, sink: PackageFile) -> None:
+def _join(wish: dict, sink: PackageFile, store: object) -> None:
     count = wish.get("chunks")
     if not isinstance(count, int) or not 1 <= count <= _MAX_CHUNKS:
         raise MalformedError("the desired property trust has neither url nor chunks")
     for number in range(count):
         chunk = wish.get("c%d" % number)
-        if not isinstance(chunk, str):
+        if isinstance(chunk, str):
+            sink.write(chunk.encode())
+        elif isinstance(chunk, int) and chunk:
+            _append(sink, store.path("c%d.new" % number), chunk)  # desired.py put it there
+        else:
             raise MalformedError("chunk c%d is missing" % number)
-        sink.write(chunk.encode())
+
+
+def _append(sink: PackageFile, path: str, size: int) -> None:
+    source = FileSource(path)
+    try:
+        buffer = memoryview(bytearray(_PIECE))
+        while size:
+            view = buffer[: min(size, _PIECE)]
+            if read_full(source, view) != len(view):
+                raise MalformedError("%s is shorter than the chunk was" % path)
+            sink.write(view)
+            size -= len(view)
+    finally:
+        source.close()

@@ -23,7 +23,7 @@ FORBIDDEN = frozenset(
 
 # The pure modules. `trust.*` knows stores and clocks only as objects passed in.
 PURE = (
-    "errors", "log", "transient", "backoff", "bag", "deadlines", "large", "identity", "sas", "hub", "dps",
+    "errors", "log", "transient", "backoff", "bag", "deadlines", "large", "desired", "identity", "sas", "hub", "dps",
     "mqtt.packet", "mqtt.session", "mqtt.sending", "mqtt.receiving", "mqtt",
     "tls.profile", "tls.planner", "tls.sessions", "tls.presented", "tls",
     "trust", "trust.errors", "trust.jws", "trust.rsa", "trust.der", "trust.bundle", "trust.scan",
@@ -33,7 +33,7 @@ PURE = (
 
 # These three know nothing of Azure, so that each could be a package of its own.
 AZURE = (
-    "identity", "hub", "dps", "client", "provisioning", "agent", "bringup", "twin", "methods", "c2d", "large",
+    "identity", "hub", "dps", "client", "provisioning", "agent", "bringup", "twin", "methods", "c2d", "large", "desired",
     "updater", "link", "report", "upload", "x509", "core", "managed", "module", "guard", "ladder",
     "timekeeper", "upkeep", "arrivals", "pnp",
 )  # fmt: skip
@@ -76,7 +76,7 @@ TABLE = (
     _row("esp32 esp32.*", "os time sys gc machine network esp32 asyncio ntptime socket vfs", _P
          + " clock esp32.*"),
     _row(
-        "twin methods c2d report large updater upload x509 guard timekeeper upkeep arrivals core managed "
+        "twin methods c2d report large desired updater upload x509 guard timekeeper upkeep arrivals core managed "
         "client module provisioning",
         "asyncio os gc time",
         _P + " clock transport tls.* trust.* https websocket link mqtt.* twin methods c2d report "
