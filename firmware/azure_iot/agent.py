@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from .client import IoTHubDeviceClient
 
 _FEED_MS = const(1000)
+_MOST_SHORT = const(8)  # attempts in a row; with the usual backoff some three minutes
 # Collecting after every 8 KiB keeps what lives long together at the start of the heap. Without it
 # the allocator walks through all of it first, and no block is left for TLS's input buffer.
 _GC_THRESHOLD = const(8192)
@@ -135,6 +136,10 @@ class Agent:
     async def _feed(self) -> None:
         while True:
             self.platform.feed()
+            if self.client is not None and self.client.short_of_memory >= _MOST_SHORT:
+                # Nothing moves objects on this heap: only a new start makes one piece of it again.
+                log.error("starting anew: no memory for a connection, %d times", _MOST_SHORT)
+                self.platform.reset()
             await asyncio.sleep_ms(_FEED_MS)
 
     async def _set_time(self) -> None:

@@ -156,6 +156,11 @@ class HubConnection:
         return self._mqtt.last_error
 
     @property
+    def short_of_memory(self) -> int:
+        """How many attempts in a row, up to now, failed for lack of memory."""
+        return self._link.short
+
+    @property
     def tls(self) -> dict:
         """What the last connection settled on: version, suite, …, and `via`, its root."""
         return self._link.facts

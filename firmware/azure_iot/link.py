@@ -89,6 +89,7 @@ class HubLink:
         self._kept = ""  # the token in use, never shown
         self._issued_ticks = 0
         self.held = 0  # while not 0 no connection is opened
+        self.short = 0  # attempts in a row that failed for lack of memory
         self._random32 = random32
         self.hold()
 
@@ -221,6 +222,7 @@ class HubLink:
 
     def accepted(self) -> bool:
         """Note CONNACK 0; True when it confirmed a bundle on trial."""
+        self.short = 0
         if self.guard is not None:
             self.guard.connected()
         return self.attempt is not None and self.trust.mqtt_accepted(self.attempt)
@@ -233,6 +235,7 @@ class HubLink:
     def refused(self, error: Exception) -> None:
         """Note the outcome of a whole attempt, TLS and CONNECT, for what comes before the next."""
         self.failed(error)
+        self.short = self.short + 1 if getattr(error, "reason", "") == "memory" else 0
         if isinstance(error, CredentialError):
             self._kept = ""
         if self.guard is not None:
