@@ -1,110 +1,146 @@
 """Mutants of the trust modules: every `raise`, and every comparison that guards one.
 
-    python mutants.py list                       how many there are
-    python mutants.py run CATALOGUE [FIRST STEP] tries them; prints survivors and the count
+    python mutants.py list                        names them, and says how many
+    python mutants.py run CATALOGUE [--step N] [--workers N] [--only TEXT]
+                                                  judges them; prints a line for each, then counts
 
-A `raise` is taken out; the condition of an `if` around it is taken for false and for true; each
-comparison in it is negated, and moved by one where it is an order. Survivors that change nothing a
-caller can see are listed with their reason in `mutants.toml`.
+A `raise` is taken out; the condition of an `if` around one, or of a loop's `break` past one, is
+taken for true and for false; each comparison in it is negated, and the bound of an order is moved
+by one both ways. Survivors that change nothing a caller can see stand in `mutants.toml`, each with
+its reason.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
-import concurrent.futures
-import copy
-import sys
-import tempfile
+import json
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import altered
 
 HERE = Path(__file__).resolve().parent
-TRUST = altered.FIRMWARE / "azure_iot" / "trust"
 FLIP = {
     ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Lt: ast.GtE, ast.GtE: ast.Lt, ast.Gt: ast.LtE,
     ast.LtE: ast.Gt, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
 }  # fmt: skip
-EDGE = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt}
+ORDER = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+Change = tuple[str, ast.stmt, str, Callable[[], None]]
 
 
 @dataclass
 class Mutant:
-    """One change: `name` is stable while the line's text is."""
+    """One change; `name` is stable while the line's text and the function's name are."""
 
     module: str
+    index: int
     line: int
     name: str
-    source: str
+
+    @property
+    def place(self) -> altered.Place:
+        """The statement that is changed."""
+        return (self.module, self.line)
+
+    def tree(self) -> ast.Module:
+        """Return the changed module."""
+        tree = ast.parse(_path(self.module).read_text())
+        list(_changes(tree))[self.index][3]()
+        return ast.fix_missing_locations(tree)
 
 
-def _raises(node: ast.If) -> bool:
-    return any(isinstance(child, ast.Raise) for child in [*node.body, *node.orelse])
+def _path(module: str) -> Path:
+    return altered.FIRMWARE / "azure_iot" / f"{module}.py"
 
 
-def _same(node: ast.AST, root: ast.AST) -> ast.AST:
-    """Find in a copy of the tree what `node` is in the original."""
-    for other in ast.walk(root):
-        if type(other) is type(node) and getattr(other, "lineno", 0) == node.lineno:  # type: ignore[attr-defined]
-            if other.col_offset == node.col_offset:  # type: ignore[attr-defined]
-                return other
-    raise LookupError
+def _statements(
+    node: ast.AST, where: str = "", guard: bool = False
+) -> Iterator[tuple[list[ast.stmt], int, str, bool]]:
+    """Yield (list, index, function, whether a loop's `else` raises) for each statement."""
+    for field in ("body", "handlers", "orelse", "finalbody"):
+        body = getattr(node, field, None)
+        if not isinstance(body, list):
+            continue
+        inner = guard
+        if isinstance(node, (ast.For, ast.While)):
+            inner = field == "body" and _raises(node.orelse)
+        for i, child in enumerate(body):
+            name = where
+            if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                name = f"{where}.{child.name}".strip(".")
+            if isinstance(child, ast.stmt):
+                yield body, i, where, inner
+            yield from _statements(child, name, inner)
 
 
-def _take_out(node: ast.Raise, root: ast.AST) -> None:
-    found = _same(node, root)
-    for parent in ast.walk(root):
-        for field in ("body", "orelse", "finalbody"):
-            body = getattr(parent, field, None)
-            if isinstance(body, list) and found in body:
-                body[body.index(found)] = ast.Pass()
+def _raises(body: list[ast.stmt]) -> bool:
+    return any(isinstance(child, ast.Raise) for node in body for child in ast.walk(node))
 
 
-def _fix(node: ast.If, value: bool, root: ast.AST) -> None:
-    _same(node, root).test = ast.Constant(value)  # type: ignore[attr-defined]
+def _take_out(body: list[ast.stmt], i: int) -> None:
+    body[i] = ast.Pass()
 
 
-def _turn(node: ast.Compare, place: int, operator: type, root: ast.AST) -> None:
-    _same(node, root).ops[place] = operator()  # type: ignore[attr-defined]
+def _fix(node: ast.If, value: bool) -> None:
+    node.test = ast.Constant(value)
 
 
-def _changes(tree: ast.AST) -> Iterator[tuple[str, int, Callable]]:
-    """Yield (what is changed, line, the change) for each mutant of a module."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Raise) and node.exc is not None:
-            yield "raise taken out", node.lineno, partial(_take_out, node)
-        if not isinstance(node, ast.If) or not _raises(node):
+def _turn(node: ast.Compare, i: int, operator: type[ast.cmpop]) -> None:
+    node.ops[i] = operator()
+
+
+def _move(node: ast.Compare, i: int, by: int) -> None:
+    # Of `low <= x <= high` the bounds stand outside.
+    if i == 0 and len(node.ops) > 1:
+        node.left = ast.BinOp(node.left, ast.Add(), ast.Constant(by))
+    else:
+        node.comparators[i] = ast.BinOp(node.comparators[i], ast.Add(), ast.Constant(by))
+
+
+def _changes(tree: ast.Module) -> Iterator[Change]:
+    """Yield (function, statement, what is changed, the change) for each mutant of a module."""
+    for body, i, where, guard in list(_statements(tree)):
+        node = body[i]
+        if isinstance(node, ast.Raise):
+            yield where, node, "taken out", lambda b=body, i=i: _take_out(b, i)
+        if not isinstance(node, ast.If) or not (guard or _raises(node.body + node.orelse)):
             continue
         for value in (True, False):
-            yield f"condition {value}", node.lineno, partial(_fix, node, value)
+            yield where, node, f"always {value}", lambda n=node, v=value: _fix(n, v)
         for compare in [n for n in ast.walk(node.test) if isinstance(n, ast.Compare)]:
             for i, operator in enumerate(compare.ops):
-                for table, word in ((FLIP, "negated"), (EDGE, "moved by one")):
-                    other = table.get(type(operator))
-                    if other is not None:
-                        change = partial(_turn, compare, i, other)
-                        yield f"comparison {i} {word}", compare.lineno, change
+                text = ast.unparse(compare)
+                if len(compare.ops) > 1:
+                    text += f", operator {i + 1},"
+                other = FLIP[type(operator)]
+                yield where, node, f"{text} negated", lambda c=compare, i=i, o=other: _turn(c, i, o)
+                if isinstance(operator, ORDER):
+                    for by in (-1, 1):
+                        what = f"{text} bound {by:+d}"
+                        yield where, node, what, lambda c=compare, i=i, by=by: _move(c, i, by)
 
 
-def mutants_of(path: Path) -> Iterator[Mutant]:
-    """Yield the mutants of one module."""
-    text = path.read_text()
-    tree = ast.parse(text)
-    lines = text.splitlines()
-    for what, line, change in _changes(tree):
-        changed = copy.deepcopy(tree)
-        change(changed)
-        source = ast.unparse(ast.fix_missing_locations(changed))
-        yield Mutant(path.stem, line, f"{path.stem}: {what}: {lines[line - 1].strip()}", source)
+def _first_line(node: ast.stmt) -> str:
+    text = ast.unparse(node).splitlines()[0]
+    return text if len(text) < 90 else text[:87] + "..."
 
 
 def everything() -> list[Mutant]:
     """Every mutant of every module, in a fixed order."""
-    return [mutant for path in sorted(TRUST.glob("*.py")) for mutant in mutants_of(path)]
+    found: list[Mutant] = []
+    seen: dict[str, int] = {}
+    for path in sorted((altered.FIRMWARE / "azure_iot" / "trust").glob("*.py")):
+        module = f"trust/{path.stem}"
+        for index, (where, node, what, _) in enumerate(_changes(ast.parse(path.read_text()))):
+            name = f"{where}: {_first_line(node)} -> {what}"
+            seen[name] = seen.get(name, 0) + 1
+            if seen[name] > 1:
+                name += f" ({seen[name]})"
+            found.append(Mutant(module, index, node.lineno, name))
+    return found
 
 
 def reasons() -> dict[str, str]:
@@ -112,35 +148,36 @@ def reasons() -> dict[str, str]:
     return tomllib.loads((HERE / "mutants.toml").read_text())["survivors"]
 
 
-def survives(mutant: Mutant, catalogue: Path) -> bool:
-    """Run the suite on a package with this mutant."""
-    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
-        firmware = altered.copy(Path(folder))
-        (firmware / "azure_iot" / "trust" / f"{mutant.module}.py").write_text(mutant.source)
-        return altered.suite(firmware, catalogue, [], timeout=300) is None
-
-
-def run(catalogue: Path, chosen: list[Mutant], workers: int = 1) -> list[Mutant]:
-    """Return the survivors among `chosen`."""
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        results = pool.map(lambda mutant: survives(mutant, catalogue), chosen)
-        return [mutant for mutant, alive in zip(chosen, results, strict=True) if alive]
+def judge(
+    catalogue: Path, chosen: list[Mutant], workers: int
+) -> Iterator[tuple[str, str | None]]:
+    """Yield (name of a mutant, what noticed it or None)."""
+    bench = altered.Bench(catalogue, {mutant.place for mutant in chosen})
+    jobs = ((m.name, {m.module: m.tree()}, bench.passing(m.place)) for m in chosen)
+    return bench.judge(jobs, workers)
 
 
 def main() -> None:
     """List or run."""
-    found = everything()
-    if sys.argv[1] == "list":
-        for mutant in found:
-            print(mutant.name)
-        print(len(found))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("command", choices=("list", "run"))
+    parser.add_argument("catalogue", nargs="?", type=Path)
+    parser.add_argument("--step", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--only", default="")
+    options = parser.parse_args()
+    found = [mutant for mutant in everything() if options.only in mutant.name]
+    chosen = found[:: options.step]
+    if options.command == "list":
+        for mutant in chosen:
+            print(mutant.module, mutant.line, mutant.name)
+        print(len(chosen))
         return
-    first, step = (int(a) for a in sys.argv[3:5]) if len(sys.argv) > 3 else (0, 1)
-    chosen = found[first::step]
-    alive = run(Path(sys.argv[2]).resolve(), chosen, 1)
-    for mutant in alive:
-        print("survives", mutant.name)
-    print(f"{len(chosen)} of {len(found)} mutants, {len(alive)} survive")
+    alive = 0
+    for name, noticed in judge(options.catalogue, chosen, options.workers):
+        alive += noticed is None
+        print(json.dumps([name, noticed]), flush=True)
+    print(f"{len(chosen)} of {len(found)} mutants, {len(chosen) - alive} killed, {alive} survive")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""The scenarios and the catalogue on CPython, in one process: for mutants and stubs.
+"""The vectors, the catalogue and the scenarios on CPython: what mutants and stubs must get past.
 
-    python suite.py FOLDER [--ids R-14 …]    exit 0 if all hold; else names the first that does not
+    python suite.py FOLDER     exit 0 if all hold; else names the first that does not
 
-`time` gets MicroPython's tick functions, which the device's clock module names. The environment
-variable TAPROOT_FIRMWARE names another copy of the device package: one with a stub or a mutant.
+`time` gets MicroPython's tick functions, which the device's clock module names.
 """
 
 from __future__ import annotations
@@ -15,16 +14,33 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
+MODULES = ("check_vectors", "judge", "scenarios")
+
+
+class Check(NamedTuple):
+    """One promise: `run()` returns None if it holds, else why not."""
+
+    name: str
+    ids: frozenset[str]
+    run: Callable[[], str | None]
+
+    def failure(self) -> str | None:
+        """Return why it does not hold; an exception is a reason, too."""
+        try:
+            return self.run()
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
 
 
 def prepare() -> None:
     """Make the device package importable here."""
     root = HERE.parents[1]
-    firmware = os.environ.get("TAPROOT_FIRMWARE", str(root / "firmware"))
-    sys.path[:0] = [firmware, str(root / "tools"), str(HERE)]
+    sys.path[:0] = [str(root / "firmware"), str(root / "tools"), str(HERE)]
     import taproot.device_modules  # noqa: F401
 
     if not hasattr(time, "ticks_ms"):
@@ -41,35 +57,48 @@ def ids_of(function) -> list[str]:
     return (function.__doc__ or "").split(":")[0].split()
 
 
-def first_failure(folder: str, ids: set[str] | None = None) -> str | None:
-    """Name what does not hold, or None. `ids` restricts to what is tagged with one of them."""
+def checks(folder: str) -> list[Check]:
+    """Every check of the suite, over the package that is importable now."""
     import check_vectors
     import judge
     import scenarios
 
-    for name, why in check_vectors.run(folder + "/vectors.json", ids):
-        if why:
-            return f"vector {name}: {why}"
+    def case_check(case: dict) -> str | None:
+        found = judge.judge(case, folder)
+        return None if found == case["expect"] else f"{found}, expected {case['expect']}"
+
+    found = [
+        Check(
+            f"vector {vector['name']}",
+            frozenset(vector["ids"]),
+            lambda vector=vector: check_vectors.check(vector),
+        )
+        for vector in check_vectors.load(folder + "/vectors.json")
+    ]
     with open(folder + "/cases.json") as file:
         cases = json.load(file)
-    for case in cases:
-        if case["tls"] or (ids is not None and not ids & set(case["ids"])):
-            continue
-        try:
-            found = judge.judge(case, folder)
-        except Exception as error:
-            found = f"{type(error).__name__}: {error}"
-        if found != case["expect"]:
-            return f"case {case['name']}: {found}, expected {case['expect']}"
-    for name in scenarios.names():
-        if ids is not None and not ids & set(ids_of(getattr(scenarios, name))):
-            continue
-        try:
-            why = scenarios.run_one(name, folder)
-        except Exception as error:
-            why = f"{type(error).__name__}: {error}"
+    found += [
+        Check(f"case {case['name']}", frozenset(case["ids"]), lambda case=case: case_check(case))
+        for case in cases
+        if not case["tls"]
+    ]
+    found += [
+        Check(
+            f"scenario {name}",
+            frozenset(ids_of(getattr(scenarios, name))),
+            lambda name=name: scenarios.run_one(name, folder),
+        )
+        for name in scenarios.names()
+    ]
+    return found
+
+
+def first_failure(checks: list[Check]) -> str | None:
+    """Name what does not hold, or None."""
+    for check in checks:
+        why = check.failure()
         if why:
-            return f"scenario {name}: {why}"
+            return f"{check.name}: {why}"
     return None
 
 
@@ -77,10 +106,9 @@ def main() -> int:
     """Run."""
     prepare()
     folder = os.path.abspath(sys.argv[1])
-    ids = set(sys.argv[3:]) or None
     with tempfile.TemporaryDirectory() as here:
         os.chdir(here)
-        why = first_failure(folder, ids)
+        why = first_failure(checks(folder))
         os.chdir("/")
     if why:
         print(why)
