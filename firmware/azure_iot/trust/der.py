@@ -56,12 +56,13 @@ class Walk:
         at += 2
         if length >= 0x80:
             count = length & 0x7F
-            if not 1 <= count <= 2 or at + count > self._last:
+            if count > 2 or at + count > self._last:
                 raise MalformedError("certificate: length form not allowed")
             length = 0
             for _ in range(count):
                 length = length << 8 | data[at]
                 at += 1
+            # No byte at all, the indefinite form, gives 0.
             if length < 0x80 or (count == 2 and length < 0x100):
                 raise MalformedError("certificate: length not minimal")
         self.start = at

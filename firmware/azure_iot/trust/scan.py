@@ -262,10 +262,8 @@ class Scanner:
         if c == 0x75:
             code = 0
             for _ in range(4):
-                digit = _HEX.find(bytes((self._byte() & 0xFF,)).lower())
-                if digit < 0:
-                    raise MalformedError("bad escape at %d" % self.position())
-                code = code << 4 | digit
+                # What is no digit gives -1, and a negative code is refused below.
+                code = code << 4 | _HEX.find(bytes((self._byte() & 0xFF,)).lower())
             if code < 0x20 or 0xD800 <= code <= 0xDFFF:
                 raise MalformedError("forbidden character at %d" % self.position())
             return chr(code).encode()
