@@ -192,6 +192,7 @@ class Catalogue:
         self.add("equal_version_other_digest", "R-20 H3", f.package(1, [f.roots[0]]), "ROLLBACK")
         self.add("other_fleet", "R-11 H4", f.package(2, fleet="other"), "FLEET")
         self.add("empty_fleet", "R-11", f.package(2, fleet=""), "MALFORMED")
+        self.add("fleet_of_64", "R-11", f.package(2, fleet="f" * 64), "FLEET")
         self.add("long_fleet", "R-11", f.package(2, fleet="f" * 65), "MALFORMED")
         self.add("spec_2", "R-12", f.package(2, spec=2), "MALFORMED")
         self.add("spec_0", "R-12", f.package(2, spec=0), "MALFORMED")
@@ -232,6 +233,8 @@ class Catalogue:
         )
         self.add("expires_before_issued", "H10", f.package(2, expires=tm.ISSUED - 1), "MALFORMED")
         self.add("expires_at_issued", "H10", f.package(2, expires=tm.ISSUED), "MALFORMED")
+        short = f.package(2, expires=tm.ISSUED + 1)
+        self.add("expires_a_second_later", "H10", short, "OK", now=tm.ISSUED)
         for member in ("issued", "expires"):
             self.add(
                 f"{member}_fraction", "H10", f.package(2, **{member: 1848614400.5}), "MALFORMED"
@@ -262,6 +265,11 @@ class Catalogue:
         stolen = dict(s1, signature=s0["signature"])
         self.add("same_signature_two_kids", "H6", with_(s0, stolen), "BAD_SIGNATURE")
         self.add("no_signatures", "H6", with_(), "MALFORMED")
+        others = [tm.signature(tm.signer(f"t{i}"), payload, typ) for i in range(7)]
+        self.add("eight_signatures", "R-06 R-07", with_(*others[:6], s0, s1), "OK")
+        self.add("nine_signatures", "R-06 H11", with_(*others, s0, s1), "TOO_LARGE")
+        endless = tm.signature(b[1], payload, typ, raw=b"\1" * 513)
+        self.add("signature_of_513_bytes", "R-02 H8", with_(s0, endless), "TOO_LARGE")
         swapped = tm.signature(b[1], payload, typ, header={"alg": "RS256"})
         self.add("alg_swapped", "R-04 H7", with_(s0, swapped), "THRESHOLD")
         truly = tm.signature(
@@ -357,11 +365,20 @@ class Catalogue:
         self.add("header_empty", "H7", hand(b"{}"), "MALFORMED")
         self.add("header_of_nothing", "H7", hand(b""), "MALFORMED")
         self.add("header_spaced", "H7", hand(line.replace(b":", b": ")), "OK")
+        longest = hand(line[:-1] + b" " * (144 - len(line)) + b"}")
+        self.add("header_of_192", "R-02 H7", longest, "OK")
+        over = dict(longest["signatures"][1])
+        over["protected"] += "A"
+        longer = dict(longest, signatures=[s0, over])
+        self.add("header_of_193", "R-02 H7", longer, "TOO_LARGE")
         s1 = tm.signature(b[1], payload, typ)
         for name, extra in (("header", {"kid": "x"}), ("x", "y")):
             envelope = {"payload": payload, "signatures": [s0, dict(s1, **{name: extra})]}
             self.add(f"unprotected_{name}", "H7", envelope, "MALFORMED")
         for name in ("protected", "signature"):
+            renamed = {"x" if k == name else k: v for k, v in s1.items()}
+            envelope = {"payload": payload, "signatures": [s0, renamed]}
+            self.add(f"{name}_under_another_name", "H7", envelope, "MALFORMED")
             cut = {k: v for k, v in s1.items() if k != name}
             envelope = {"payload": payload, "signatures": [s0, cut]}
             self.add(f"{name}_missing", "H7", envelope, "MALFORMED")
@@ -486,6 +503,17 @@ class Catalogue:
         key("without_alg", {"alg": None})
         key("without_n", {"n": None})
         key("with_stray_bits", {"n": tm.b64u(raw)[:-1] + "9"})
+        six = tm.keyset_payload(2, [*r, *b], [])
+        six["roles"]["bundle"] = {"threshold": 2, "kids": [k.kid for k in b]}
+        self.add(
+            "keyset_role_of_six",
+            "R-08",
+            chain(
+                tm.keyset(six, r[:2]),
+                bundle=tm.bundle(tm.bundle_payload(2, f.roots, key_version=2), b[:2]),
+            ),
+            "OK",
+        )
         self._new_threshold(two, new)
 
     def _new_threshold(self, two: dict, new: list[tm.Signer]) -> None:
@@ -523,6 +551,7 @@ class Catalogue:
             self.add(f"root_{name}", ids, f.package(2, roots=[entry]), expect)
 
         self.add("no_roots", "R-25", f.package(2, roots=[]), "NO_ROOTS")
+        self.add("no_roots_needed", "R-25", f.package(2, roots=[]), "NO_ROOTS", uses=())
         self.add("roots_missing", "R-25", f.package(2, roots=None), "MALFORMED")
         self.add("roots_an_object", "R-25", f.package(2, roots={}), "MALFORMED")
         nine = [tm.root_der(f"n{i}") for i in range(9)]
@@ -558,6 +587,8 @@ class Catalogue:
         self.add("recovery_a_text", "G2", f.package(2, recovery="http://a"), "MALFORMED")
         long = "http://a.example/" + "x" * 256
         self.add("recovery_long", "G2", f.package(2, recovery=[long]), "TOO_LARGE")
+        long = "http://a.example/" + "x" * (257 - 17)
+        self.add("recovery_of_257", "G2", f.package(2, recovery=[long]), "TOO_LARGE")
         exact = "http://a.example/" + "x" * (256 - 17)
         self.add("recovery_of_256", "G2", f.package(2, recovery=[exact]), "OK")
         five = ["http://a.example/%d" % i for i in range(5)]
@@ -716,12 +747,15 @@ class Catalogue:
         whole("unknown_member", package[:-1] + b',"x":1}')
         whole("keysets_missing", tm.compact({"bundle": f.bundle(2)}))
         whole("bundle_missing", tm.compact({"keysets": []}))
+        whole("bundle_under_another_name", package.replace(b'"bundle"', b'"bundel"'))
         whole("keysets_an_object", tm.compact({"keysets": {}, "bundle": f.bundle(2)}))
         whole("bundle_an_array", tm.compact({"keysets": [], "bundle": [f.bundle(2)]}))
         whole("byte_order_mark", b"\xef\xbb\xbf" + package)
         whole("html", b"<html><body>Please log in</body></html>", ids="H16")
         envelope = f.bundle(2)
         whole("envelope_unknown", tm.package(dict(envelope, header={})))
+        whole("envelope_unknown_text", tm.package(dict(envelope, header="x")))
+        whole("signatures_under_another_name", package.replace(b'"signatures"', b'"signature"'))
         whole("envelope_payload_missing", tm.package({"signatures": envelope["signatures"]}))
         whole("envelope_signatures_missing", tm.package({"payload": envelope["payload"]}))
         whole("envelope_payload_a_number", tm.package(dict(envelope, payload=7)))
@@ -730,8 +764,8 @@ class Catalogue:
         signatures = [tm.signature(k, escaped, typ) for k in f.bundle_keys[:2]]
         raw = tm.package({"payload": "HERE", "signatures": signatures})
         whole("payload_with_escapes", raw.replace(b"HERE", escaped.encode()), ids="R-03 H14")
-        nine = dict(envelope, signatures=envelope["signatures"] * 5)
-        whole("nine_signatures", tm.package(nine), "TOO_LARGE", "R-06")
+        ten = dict(envelope, signatures=envelope["signatures"] * 5)
+        whole("ten_signatures", tm.package(ten), "TOO_LARGE", "R-06")
 
     def _base64(self) -> None:
         f = self.fleet
@@ -822,9 +856,27 @@ class Catalogue:
             return tm.package(envelope)
 
         self.add("bundle_over_16_kib", "R-02", bundle_of(16385), "TOO_LARGE")
+        start = b'"bundle":{'
+        room = 16384 - len(tm.compact(f.bundle(2)))
+        for size, expect in ((16384, "OK"), (16385, "TOO_LARGE")):
+            spaces = b" " * (room + size - 16384)
+            spaced = package.replace(start, start + spaces)
+            self.add(f"bundle_of_{size}", "R-02", spaced, expect)
         many = tm.keyset_payload(2, f.root_keys, f.bundle_keys, x="y" * 5000)
         large = tm.package(f.bundle(2), [tm.keyset(many, f.root_keys[:2])])
         self.add("keyset_over_8_kib", "R-02", large, "TOO_LARGE")
+        few = tm.keyset_payload(2, f.root_keys[:2], f.bundle_keys[:2])
+        after = self.signed(self.text(key_version=2))
+        plain = tm.keyset(few, f.root_keys[:2])
+        start = b'"keysets":[{'
+        for size, expect in ((8192, "OK"), (8193, "TOO_LARGE")):
+            spaces = b" " * (size - len(tm.compact(plain)))
+            spaced = tm.package(after, [plain]).replace(start, start + spaces)
+            self.add(f"keyset_of_{size}", "R-02", spaced, expect)
+        others = tm.signers("t", 7)
+        for n, expect in ((6, "OK"), (7, "TOO_LARGE")):
+            signed = tm.keyset(few, [*others[:n], *f.root_keys[:2]])
+            self.add(f"keyset_of_{n + 2}_signatures", "R-02", tm.package(after, [signed]), expect)
 
     def _rotations(self) -> None:
         """The cases of TUF's conformance suite for key rotation, one by one.

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 from support import trust_maker as tm
-from support.trust_cases import _CA, _MAY_SIGN, _certificate, _element, _version_1
+from support.trust_cases import _CA, _MAY_SIGN, _certificate, _children, _element, _version_1
 
 DIGEST = hashlib.sha256(b"signed").digest()
 INFO = bytes.fromhex("3031300d060960864801650304020105000420")
@@ -200,8 +200,8 @@ class Vectors:
         )
         one("of_the_lowest_first_byte", _kid(b"\x80" + raw[1:]), b"\x80" + raw[1:])
         one("even", "MALFORMED", raw[:-1] + b"\x02")
-        one("of_2040_bits", "MALFORMED", raw[:255])
-        one("of_2056_bits", tm.Signer.__name__ and _kid(raw + b"\1"), raw + b"\1")
+        one("of_2040_bits", "MALFORMED", raw[:254] + b"\1")
+        one("of_2056_bits", _kid(raw + b"\1"), raw + b"\1")
         one("of_4104_bits", "MALFORMED", raw * 2 + b"\1")
         one("of_2047_bits", "MALFORMED", b"\x7f" + raw[1:])
         one("of_nothing", "MALFORMED", b"")
@@ -271,10 +271,14 @@ class Vectors:
         no("brackets_256", "[%s]" % ",".join(["{}"] * 255), "TOO_LARGE")
         ok("limit", "[1]", limit=3)
         no("over_limit", "[1] ", "TOO_LARGE", limit=3)
+        for value in (" ", "\ud7ff", "\ue000"):
+            code = f"{ord(value):04x}"
+            ok(f"escape_{code}", f'"\\u{code}"', [value, 6])
+        ok("utf8_lowest_of_2", b'"\xc2\x80"', ["\x80", 2])
         for text in (
             "", " ", "{", "[", '{"a"', '{"a":', '{"a":1', "[1", "[1,", '"a', '"a\\', '"\\u00', "tru",
             "}", "]", ",", ":", "{]", "[}", '{"a":1]', "[1}", "[1 2]", "[1,,2]", "[,1]", "[1,]", '{"a" 1}',
-            '{"a":1 "b":2}', '{"a":1,}', "{,}", '{,"a":1}', '{"a"}', '{"a":}', "{1:2}", "{a:1}", "{'a':1}",
+            '{"a":1 "b":2}', '{"a":1,}', "{,}", '{,"a":1}', '{"a"}', '{"a":}', "{1:2}", "{a:1}", "{'a':1}", '{xa":1}',
             '{"a":1,"a":2}', '{"a":1,"\\u0061":2}', "01", "00", "-1", "-0", "+1", "1.", "1.0", ".5", "1e3", "1E3",
             "0x1", "12345678901", "1" * 400, "NaN", "Infinity", "-Infinity", "True", "nul", "nulll", "truex",
             "1 1", "[]]", "{}{}", "[] x", "{}\0", "\0", '"a"b', '"\n"', '"\t"', '"\0"', '"\x1f"', '"\\x"',
@@ -283,7 +287,7 @@ class Vectors:
         ):  # fmt: skip
             no(f"refused_{len(self.vectors)}", text)
         for name, data in (
-            ("byte_ff", b'"\xff"'), ("lone_continuation", b'"\x80"'), ("overlong_2", b'"\xc1\xbf"'),
+            ("byte_ff", b'"\xff"'), ("lone_continuation", b'"\x80"'), ("overlong_2", b'"\xc1\xbf"'), ("lead_c1", b'"\xc1\xbf\xbf\xbf"'),
             ("overlong_3", b'"\xe0\x9f\xbf"'), ("overlong_4", b'"\xf0\x8f\xbf\xbf"'), ("surrogate", b'"\xed\xa0\x80"'),
             ("above", b'"\xf4\x90\x80\x80"'), ("lead_f5", b'"\xf5\x80\x80\x80"'), ("cut_2", b'"\xc3"'),
             ("cut_3", b'"\xe2\x82"'), ("cut_4", b'"\xf0\x9d\x84"'), ("end_in_utf8", b'"\xe2\x82'),
@@ -427,6 +431,7 @@ class Vectors:
         inner = both.index(b"\x06\x03\x55\x1d\x0f")
         doubled = both[:inner] + b"\x06\x03\x55\x1d\x13" + both[inner + 5 :]
         self.add("root", "extension_twice", "R-26", "MALFORMED", der=doubled.hex())
+        self._lengths()
         two = [
             (
                 x509.UnrecognizedExtension(
@@ -438,6 +443,8 @@ class Vectors:
         ]
         strange = _certificate([_CA, _MAY_SIGN, *two])
         self.add("root", "unknown_extensions", "R-27", "OK", der=strange.hex())
+        valueless = strange.replace(b"\x04\x02\x05\0", b"\x05\x02\x05\0", 1)
+        self.add("root", "extension_without_value", "R-26", "MALFORMED", der=valueless.hex())
         oid = strange.index(b"\x86\x8d\x1f\x02")
         strange = strange[: oid + 3] + b"\x01" + strange[oid + 4 :]
         self.add("root", "unknown_extension_twice", "R-26", "MALFORMED", der=strange.hex())
@@ -458,6 +465,27 @@ class Vectors:
         )
         self.add("root", "ca_a_number", "R-27", "NOT_CA", der=one.hex())
         self._names()
+
+    def _lengths(self) -> None:
+        """Roots whose last part, the signature, has a length written in one way or another."""
+        body, algorithm, _ = _children(_certificate([_CA, _MAY_SIGN]))
+
+        def one(name: str, expect: str, head: bytes, size: int) -> None:
+            der = _element(0x30, body + algorithm + b"\x03" + head + bytes(size))
+            self.add("root", f"length_{name}", "R-26 H12", expect, der=der.hex())
+
+        one("127", "OK", b"\x7f", 127)
+        one("127_in_2", "MALFORMED", b"\x81\x7f", 127)
+        one("128_in_2", "OK", b"\x81\x80", 128)
+        one("255_in_3", "MALFORMED", b"\x82\x00\xff", 255)
+        one("256_in_3", "OK", b"\x82\x01\x00", 256)
+        one("256_in_4", "MALFORMED", b"\x83\x00\x01\x00", 256)
+        one("indefinite", "MALFORMED", b"\x80", 128)
+        one("of_one_byte_more", "MALFORMED", b"\x11", 16)
+        serial = body.index(b"\x02\x01\x07")
+        other = body[:serial] + b"\x04" + body[serial + 1 :]
+        der = _element(0x30, other + algorithm + b"\x03\x01\x00")
+        self.add("root", "without_serial", "R-26", "MALFORMED", der=der.hex())
 
     def _facts(self, name: str, der: bytes) -> None:
         cert = x509.load_der_x509_certificate(der) if name != "version_1" else None

@@ -143,9 +143,7 @@ class Bench:
         """The checks tagged with the id of a rule."""
         return [i for i, ids in enumerate(self.ids) if rule in ids]
 
-    def judge(
-        self, jobs: Iterator[Job], workers: int = 1
-    ) -> Iterator[tuple[str, str | None]]:
+    def judge(self, jobs: Iterator[Job], workers: int = 1) -> Iterator[tuple[str, str | None]]:
         """Yield (name, what noticed it or None) for each job."""
         running: dict[int, tuple[str, int]] = {}
         for name, trees, chosen in jobs:

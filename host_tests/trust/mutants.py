@@ -116,7 +116,12 @@ def _changes(tree: ast.Module) -> Iterator[Change]:
                 if len(compare.ops) > 1:
                     text += f", operator {i + 1},"
                 other = FLIP[type(operator)]
-                yield where, node, f"{text} negated", lambda c=compare, i=i, o=other: _turn(c, i, o)
+                yield (
+                    where,
+                    node,
+                    f"{text} negated",
+                    lambda c=compare, i=i, o=other: _turn(c, i, o),
+                )
                 if isinstance(operator, ORDER):
                     for by in (-1, 1):
                         what = f"{text} bound {by:+d}"
@@ -148,9 +153,7 @@ def reasons() -> dict[str, str]:
     return tomllib.loads((HERE / "mutants.toml").read_text())["survivors"]
 
 
-def judge(
-    catalogue: Path, chosen: list[Mutant], workers: int
-) -> Iterator[tuple[str, str | None]]:
+def judge(catalogue: Path, chosen: list[Mutant], workers: int) -> Iterator[tuple[str, str | None]]:
     """Yield (name of a mutant, what noticed it or None)."""
     bench = altered.Bench(catalogue, {mutant.place for mutant in chosen})
     jobs = ((m.name, {m.module: m.tree()}, bench.passing(m.place)) for m in chosen)

@@ -11,6 +11,8 @@ import asyncio
 import json
 import os
 import sys
+from binascii import b2a_base64
+from hashlib import sha256
 
 from azure_iot.clock import Clock
 from azure_iot.errors import (
@@ -20,12 +22,14 @@ from azure_iot.errors import (
     ProtocolError,
     TrustError,
 )
-from azure_iot.trust import files, native, parts, probe, report
+from azure_iot.trust import bundle, files, jws, native, parts, probe, report, sources, state
 from azure_iot.trust.errors import RefusedError
 from azure_iot.trust.factory import Factory
-from azure_iot.trust.files import FileSource
+from azure_iot.trust.files import FileSource, PackageFile
 from azure_iot.trust.manager import TrustManager
 from azure_iot.trust.recovery import Recovery
+from azure_iot.trust.scan import Scanner
+from azure_iot.trust.sources import Base64Source, BytesSource
 from azure_iot.trust.store import Store
 
 NOW = 1786000000
@@ -41,6 +45,16 @@ def same(found, expected):
     """Fail unless both are equal."""
     if found != expected:
         raise Failed("%r, expected %r" % (found, expected))
+
+
+def refused(code, call, *args):
+    """Fail unless the call is refused with this code."""
+    try:
+        call(*args)
+    except RefusedError as error:
+        same(error.code, code)
+        return
+    raise Failed("not refused: " + code)
 
 
 class FakeClock(Clock):
@@ -595,9 +609,9 @@ def damaged_slot_and_same_version(env):
 
 def factory_without_substance(env):
     """R-50: a factory is a key-set with a bundle, or roots alone; nothing else."""
-    for keyset, bundle in ((None, None), (b"{}", None), (None, b"{}")):
+    for keyset, first in ((None, None), (b"{}", None), (None, b"{}")):
         try:
-            Factory(keyset, bundle, 0)
+            Factory(keyset, first, 0)
             raise Failed("made")
         except RefusedError as error:
             same(error.code, "MALFORMED")
@@ -621,8 +635,14 @@ def one_part_is_enough(env):
 def source_that_changes(env):
     """R-03 R-37: what is staged is what was verified, though the source changes in between."""
     env.boot()
+    _stage_another(env, "v3_third", ("STORAGE", "MALFORMED"))
+    # A bundle as long as the verified one is whole by itself, and not the verified one.
+    _stage_another(env, "v3", ("STORAGE",))
+
+
+def _stage_another(env, name, codes):
     real = env.package("v2")
-    other = env.package("v3_third")
+    other = env.package(name)
 
     class Turning:
         size = real.size
@@ -653,10 +673,150 @@ def source_that_changes(env):
         env.trust.install(Turning(), "url")
         raise Failed("installed")
     except RefusedError as error:
-        same(error.code in ("STORAGE", "MALFORMED"), True)
+        same((error.code, error.code in codes), (error.code, True))
     finally:
         files.write_span = write_span
     same(summary(env)[:2], (0, 0))
+
+
+def source_that_shrinks(env):
+    """R-01 H2: a source that ends early from any read on is refused, whatever was read before."""
+    env.boot()
+
+    class Shrinking(BytesSource):
+        left = 0
+
+        def readinto(self, view):
+            self.left -= 1
+            return 0 if self.left < 0 else BytesSource.readinto(self, view)
+
+    package = sources.read_span(env.package("v2"), 0, env.package("v2").size)
+    for reads in range(400):
+        source = Shrinking(package)
+        source.left = reads
+        try:
+            same(env.trust.install(source, "url"), 2)
+            break
+        except RefusedError as error:
+            same((reads, error.code), (reads, "MALFORMED"))
+        same(env.store.state.trial, None)
+    same((reads > 30, source.left >= 0), (True, True))
+
+
+def what_ends_early(env):
+    """H2 R-03: fewer bytes than announced are no bytes: neither zeros nor what was read before."""
+    env.boot()
+    env.store.make_folder()
+    text = BytesSource(b"QUJD" * 65)
+    refused("MALFORMED", sources.read_span, text, 100, 261)
+    refused("MALFORMED", files.write_span, env.store.path("x"), text, 0, 261)
+    reader = Base64Source(text, 0, 264)
+    piece = bytearray(192)
+    same(reader.readinto(memoryview(piece)), 192)
+    refused("MALFORMED", reader.readinto, memoryview(piece))
+
+
+def size_limits_of_a_text(env):
+    """R-02 H11: too large by what is announced: not a byte is read; by what comes: cut off there."""
+
+    class Announced:
+        size = 4
+
+        def seek(self, position):
+            raise Failed("read")
+
+        def readinto(self, view):
+            raise Failed("read")
+
+    refused("TOO_LARGE", Scanner, Announced(), 3)
+    for announced, code in ((3, "TOO_LARGE"), (4, None)):
+        source = BytesSource(b"[1] ")
+        source.size = announced
+        scanner = Scanner(source, announced)
+        source.size = 4
+        if code:
+            refused(code, scanner.next)
+        else:
+            same([scanner.next() for _ in range(4)], [0x5B, 0x30, 0x5D, 0])
+
+
+def payload_of_another_digest(env):
+    """R-01: a payload is refused that is not the one whose signatures were verified."""
+    env.boot()
+    env.good("v2")
+    path = env.store.slot_path(env.store.state.good.slot)
+    envelope = jws.scan_envelope(FileSource(path), jws.BUNDLE)
+    digest = env.store.slot_payload_digest(env.store.state.good)
+    same(bundle.read_bundle(envelope, digest).version, 2)
+    refused("MALFORMED", bundle.read_bundle, envelope, bytes(32))
+
+
+def roots_on_demand(env):
+    """R-26 R-37: a root comes from flash when a chain needs it, and only as it was verified."""
+    env.boot()
+    env.good("v2")
+    roots = env.trust.attempt().roots
+    with open(env.root + "/packages/first.der", "rb") as file:
+        first = file.read()
+    digest = bytes.fromhex(env.digests["first"])
+    same((roots.get(digest) == first, len(list(roots))), (True, 2))
+    path = env.store.slot_path(env.store.state.good.slot)
+    with open(path) as file:
+        text = file.read()
+    envelope = jws.scan_envelope(FileSource(path), jws.BUNDLE)
+    payload = text[envelope.payload[0] : envelope.payload[1]]
+    raw = bytearray(sources.base64url(payload.encode()))
+    at = raw.find(b'"der":"') + 107
+    raw[at] = 0x41 if raw[at] != 0x41 else 0x42
+    changed = str(b2a_base64(raw)[:-1].rstrip(b"="), "utf-8").replace("+", "-").replace("/", "_")
+    with open(path, "w") as file:
+        file.write(text.replace(payload, changed))
+    refused("MALFORMED", roots.get, digest)
+    same(len(roots.get(bytes.fromhex(env.digests["second"]))) > 100, True)
+
+
+def tls_library_refuses_a_root(env):
+    """R-29: each new root is shown to the TLS library, which has the last word."""
+    shown = []
+
+    def loader(der):
+        shown.append(sha256(der).digest().hex())
+        if len(shown) == 2:
+            raise ValueError("unsupported curve")
+
+    env.config = {"loader": loader}
+    env.boot()
+    same(env.install("v2"), "NOT_CA")
+    same(shown, [env.digests["first"], env.digests["second"]])
+    same((env.install("v2"), len(shown)), (2, 4))
+
+
+def records_that_contradict_themselves(env):
+    """R-35 H15: a whole record whose members cannot be true is none."""
+    env.boot()
+    env.good("v2")
+    env.install("v3")
+    fleet = env.store.state.fleet
+    good = state.encode(env.store.state)
+    same(state.decode(good, fleet).trial.version, 3)
+
+    def changed(**changes):
+        members = json.loads(good[:-32])
+        members.update(changes)
+        body = json.dumps(members).encode()
+        return state.decode(body + sha256(body).digest(), fleet)
+
+    members = json.loads(good[:-32])
+    same(changed(distrust=["ab" * 32]).distrust, [b"\xab" * 32])
+    for changes in (
+        {"trial": members["good"]}, {"distrust": ["ab"]}, {"distrust": ["AB" * 32]}, {"distrust": [7]},
+        {"good": dict(members["good"], sha="x")}, {"good": dict(members["good"], slot=2)},
+        {"good": dict(members["good"], slot=-1)}, {"seq": -1}, {"seq": 2**30}, {"seq": "1"},
+        {"seq": True}, {"seq": None}, {"rec": [0]}, {"bad": [{}]}, {"fleet": "other"}, {"good": 7},
+    ):  # fmt: skip
+        same((changes, changed(**changes)), (changes, None))
+    same(changed(seq=2**30 - 1).seq, 2**30 - 1)
+    same(state.decode(good[:-1], fleet), None)
 
 
 def swapped_slots(env):
@@ -813,6 +973,97 @@ def failing_disk(env):
                 same(env.install(name), version)
                 same(env.connect(), ("trial", True))
             same(n > 1, True)
+
+
+class Unreadable:
+    """A file that opens and cannot be read."""
+
+    def seek(self, at):
+        return at
+
+    def readinto(self, view):
+        raise OSError(5)
+
+    def close(self):
+        return None
+
+
+def file_errors(env):
+    """R-34 H11: each failure of the file system has one name, and a package file its limit."""
+    env.boot()
+    env.store.make_folder()
+    path = env.store.path("x")
+    refused("STORAGE", FileSource, path)
+    refused("STORAGE", PackageFile, env.store.path("none/x"))
+    files.write_bytes(path, b"abc")
+    source = FileSource(path)
+    os.remove(path)
+    refused("STORAGE", source.seek, 0)
+    files.write_bytes(path, b"abc")
+    source = FileSource(path)
+    real = getattr(files, "open", None) or open
+    files.open = lambda path, mode: Unreadable()
+    try:
+        refused("STORAGE", source.readinto, memoryview(bytearray(3)))
+    finally:
+        files.open = real
+    for call in (
+        lambda: files.write_bytes(path, b"abc"),
+        lambda: files.write_span(path, BytesSource(b"abc"), 0, 3),
+    ):
+        # All is written, and only the flush fails.
+        files.open = Disk(2, "fail")
+        try:
+            refused("STORAGE", call)
+        finally:
+            files.open = real
+    files.open = Disk(1, "fail")
+    try:
+        sink = PackageFile(path)
+        refused("STORAGE", sink.write, b"abc")
+        same(files.exists(path), False)
+        files.open.left = 2
+        sink = PackageFile(path)
+        sink.write(b"abc")
+        refused("STORAGE", sink.done)
+        sink.abort()
+    finally:
+        files.open = real
+    sink = PackageFile(path)
+    sink.write(bytes(32767))
+    sink.write(b"x")
+    same(sink.done().size, 32768)
+    refused("STORAGE", sink.write, b"x")
+    sink = PackageFile(path)
+    sink.write(bytes(32768))
+    refused("TOO_LARGE", sink.write, b"x")
+    same(files.exists(path), False)
+
+
+def memory_runs_out(env):
+    """R-31 R-40: memory that runs out in an install is a refusal, and says so."""
+    env.boot()
+
+    class Hungry(BytesSource):
+        def readinto(self, view):
+            raise MemoryError
+
+    refused("MEMORY", env.trust.install, Hungry(b"{}"), "url")
+    same(env.trust.last_error["code"], "MEMORY")
+
+
+def stream_that_breaks(env):
+    """R-34 H11: a source that fails while it is copied."""
+    env.boot()
+
+    class Stream:
+        size = 100
+
+        def readinto(self, view):
+            raise OSError(104)
+
+    refused("DOWNLOAD", env.trust.install, Stream(), "method")
+    same("package.tmp" in os.listdir(env.folder), False)
 
 
 def second_record_fails(env):
@@ -1357,6 +1608,8 @@ def parts_resume(env):
             raise Failed("begun")
         except RefusedError as error:
             same(error.code, code)
+    arriving.begin("0" * 64, 64)
+    same(arriving.count, 64)
     arriving.begin("0" * 64, 2)
     for index, piece, code in (
         (2, b"x", "MALFORMED"), (-1, b"x", "MALFORMED"), (True, b"x", "MALFORMED"),
@@ -1367,13 +1620,15 @@ def parts_resume(env):
             raise Failed("added")
         except RefusedError as error:
             same(error.code, code)
-    arriving.add(0, b"x")
-    arriving.add(1, b"y")
+    parts.open = Disk(1, "open")
     try:
-        arriving.source()
-        raise Failed("another digest")
-    except RefusedError as error:
-        same(error.code, "DOWNLOAD")
+        refused("STORAGE", arriving.add, 0, b"x")
+    finally:
+        parts.open = open
+    arriving.add(0, bytes(32767))
+    arriving.add(1, b"y")
+    same((arriving.size, arriving.whole), (32768, True))
+    refused("DOWNLOAD", arriving.source)
     same(parts.Parts(path).count, 0)
 
 
@@ -1830,7 +2085,7 @@ def probe_results(env):
         {"port": True}, {"root": "x"}, {"root": 7}, {"root": first.upper()}, {"root": None},
     ):  # fmt: skip
         same(refusal(probe.probe(env.trust, dict(request, **wrong), opener())), "MALFORMED")
-    for right in ({"host": "h" * 253}, {"port": 1}, {"port": 65535}):
+    for right in ({"host": "h"}, {"host": "h" * 253}, {"port": 1}, {"port": 65535}):
         same(refusal(probe.probe(env.trust, dict(request, **right), opener()))["result"], "ok")
 
 
@@ -1871,7 +2126,17 @@ def verifier_in_c(env):
         native._verify = kept
 
 
-SKIP = ("same", "stranded", "refusal", "untrusted", "expired", "network", "summary", "main")
+SKIP = (
+    "same",
+    "refused",
+    "stranded",
+    "refusal",
+    "untrusted",
+    "expired",
+    "network",
+    "summary",
+    "main",
+)
 
 
 def names():
@@ -1880,7 +2145,7 @@ def names():
     return sorted(
         name
         for name in here
-        if name not in SKIP and type(here[name]) is type(same) and name.islower()
+        if name not in SKIP and type(here[name]) is type(same) and name.islower() and name[0] != "_"
         and (here[name].__module__ if hasattr(here[name], "__module__") else __name__) == __name__
         and name not in ("names", "run_one")
     )  # fmt: skip
