@@ -747,7 +747,7 @@ class Catalogue:
         whole("unknown_member", package[:-1] + b',"x":1}')
         whole("keysets_missing", tm.compact({"bundle": f.bundle(2)}))
         whole("bundle_missing", tm.compact({"keysets": []}))
-        whole("bundle_under_another_name", package.replace(b'"bundle"', b'"bundel"'))
+        whole("bundle_under_another_name", package.replace(b'"bundle"', b'"bundles"'))
         whole("keysets_an_object", tm.compact({"keysets": {}, "bundle": f.bundle(2)}))
         whole("bundle_an_array", tm.compact({"keysets": [], "bundle": [f.bundle(2)]}))
         whole("byte_order_mark", b"\xef\xbb\xbf" + package)
