@@ -38,6 +38,13 @@
 #define MBEDTLS_ECP_WINDOW_SIZE 3
 #endif
 
+// One hash for the entropy pool and most handshakes, in its fast form (ESP-IDF has it in hardware):
+// a resumed handshake is little else than hashing. TAPROOT_PLAIN_ECP keeps MicroPython's choice.
+#ifndef TAPROOT_PLAIN_ECP
+#define MBEDTLS_ENTROPY_FORCE_SHA256
+#undef MBEDTLS_SHA256_SMALLER
+#endif
+
 // Always on in ESP-IDF, absent from MicroPython's configuration.
 #define MBEDTLS_SSL_EXTENDED_MASTER_SECRET
 #define MBEDTLS_SSL_ENCRYPT_THEN_MAC

@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
-from support.tls_chains import key, leaf, root, served
+from support.tls_chains import credential, device_authority, key, leaf, root, served
 from support.tls_ignoring import serving
 from support.tls_peer import Relay, Server, merged, records_of, segments
 from taproot import interpreters
@@ -263,6 +263,52 @@ say(**result)
     assert found["not callable"] == found["offer text"] == "TypeError()"
     assert found["server"] == found["deleted"] == "ValueError()"
     assert set(found["closed"]) == {"OSError(9)"}
+
+
+def test_key_and_certificates_are_given_back_after_the_handshake(tmp_path) -> None:
+    held = credential("rsa")
+    (tmp_path / "cert").write_bytes(held.cert)
+    (tmp_path / "key").write_bytes(held.key)
+    chain = served("good")
+    with Server(
+        chain.leaf, client="optional", client_roots=device_authority().pem, tickets=False
+    ) as server:
+        (found,) = run(
+            tmp_path,
+            """
+made = context()
+made.load_cert_chain(open("cert", "rb").read(), open("key", "rb").read())
+early = open_tls(made)
+one, two = open_tls(made), open_tls(made)
+result = {"early": error(tlsopt.forget_key, early)}
+one.write(b"x")
+one.read(1)
+before = tlsopt.mem()[0]
+tlsopt.forget_key(one)
+result["freed"] = before - tlsopt.mem()[0]
+tlsopt.forget_key(one)
+one.write(b"y")
+result["echo"] = one.read(1).decode()
+two.write(b"z")
+result["later"] = two.read(1).decode()
+plain = open_tls(context())
+plain.write(b"x")
+tlsopt.forget_key(plain)
+one.close()
+result["closed"] = error(tlsopt.forget_key, one)
+result["strange"] = [error(tlsopt.forget_key, thing) for thing in (None, 1, made)]
+made.__del__()
+gc.collect()
+say(**result)
+""",
+            held=chain.roots,
+            port=server.port,
+        )
+        certificates = [one["client"] is not None for one in server.seen]
+    assert found["early"] == "ValueError()"
+    assert found["freed"] > 2_000 and found["echo"] == "y"
+    assert found["later"] == "z" and certificates == [True, False, False]
+    assert found["closed"] == "OSError(9)" and set(found["strange"]) == {"TypeError()"}
 
 
 def test_a_length_above_the_buffers_is_refused(tmp_path, not_checked) -> None:

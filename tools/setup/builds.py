@@ -98,6 +98,7 @@ EXTRA_BUILDS = (
         "the smallest buffers, software bignum",
         ("TAPROOT_IN_CONTENT_LEN=4096", "TAPROOT_OUT_CONTENT_LEN=1024"),
         bits=32,
+        frozen=True,
         options=("TLSBIGNUM=1",),
     ),
     Build(
@@ -105,6 +106,7 @@ EXTRA_BUILDS = (
         "MicroPython's own cryptographic settings, to compare with",
         ("TAPROOT_IN_CONTENT_LEN=4096", "TAPROOT_PLAIN_ECP"),
         bits=32,
+        frozen=True,
     ),
     Build(
         "unix64-asan",

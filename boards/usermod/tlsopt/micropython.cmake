@@ -6,6 +6,7 @@ target_include_directories(usermod_tlsopt INTERFACE ${CMAKE_CURRENT_LIST_DIR})
 target_link_options(usermod_tlsopt INTERFACE
     "-Wl,--wrap=mbedtls_ssl_config_defaults"
     "-Wl,--wrap=mbedtls_ssl_set_bio"
+    "-Wl,--wrap=mbedtls_ssl_conf_own_cert"
 )
 if(NOT ESP_PLATFORM)
     # Mbed TLS allocates from the MicroPython heap there; on ESP32 the module counts by callback.

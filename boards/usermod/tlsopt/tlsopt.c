@@ -3,7 +3,7 @@
 // max_fragment_length per context and whether the server acknowledged it, session resumption,
 // roots on demand, native signature verification, a count of failed allocations.
 //
-// Theory of operation. No source of MicroPython or Mbed TLS is changed: two functions that modtls
+// Theory of operation. No source of MicroPython or Mbed TLS is changed: three functions that modtls
 // calls are wrapped by the linker.
 // - mbedtls_ssl_config_defaults runs inside SSLContext(...) and gets the configuration embedded
 //   in that object. Its offset in the object is constant per build and is learned there; a small
@@ -12,6 +12,8 @@
 //   the offset of the TLS context in SSLSocket, offers a saved session, and puts a watcher between
 //   Mbed TLS and the socket. The watcher looks at the records of the server's first flight as they
 //   pass, notes what it says, and takes itself out before the first encrypted record.
+// - mbedtls_ssl_conf_own_cert runs inside load_cert_chain. It learns where the context keeps the
+//   device's certificates and key, so that both can be given back once the handshake is over.
 //
 // Objects are recognised by their type pointer, never by a name: a Python class may have any name.
 
@@ -48,6 +50,8 @@ extern const mp_obj_module_t mp_module_tls;
 typedef struct _state_t {
     mp_obj_t finder; // callable: issuer name -> root certificates; MP_OBJ_NULL without
     mp_obj_t session; // bytes, offered to the next socket; MP_OBJ_NULL without
+    mbedtls_x509_crt *own_cert; // inside the SSLContext; NULL without a credential
+    mbedtls_pk_context *own_key;
     uint32_t certificate; // size of the server's Certificate message, 0 when none came
     uint32_t message; // size of its largest handshake message in the clear
     uint16_t record; // size of its largest record in the clear
@@ -437,6 +441,20 @@ int __wrap_mbedtls_ssl_config_defaults(mbedtls_ssl_config *conf, int endpoint, i
     return result;
 }
 
+int __real_mbedtls_ssl_conf_own_cert(mbedtls_ssl_config *conf, mbedtls_x509_crt *cert, mbedtls_pk_context *key);
+int __wrap_mbedtls_ssl_conf_own_cert(mbedtls_ssl_config *conf, mbedtls_x509_crt *cert, mbedtls_pk_context *key);
+int __wrap_mbedtls_ssl_conf_own_cert(mbedtls_ssl_config *conf, mbedtls_x509_crt *cert, mbedtls_pk_context *key) {
+    state_t *state = NULL;
+    if (has_type(block_head(conf, sizeof(*conf)), context_type())) {
+        state = mbedtls_ssl_conf_get_user_data_p(conf);
+    }
+    if (state != NULL) {
+        state->own_cert = cert;
+        state->own_key = key;
+    }
+    return __real_mbedtls_ssl_conf_own_cert(conf, cert, key);
+}
+
 #if defined(MBEDTLS_SSL_CLI_C)
 // A session that does not load (another build, damage) is left out: a full handshake follows.
 static void offer_session(mbedtls_ssl_context *ssl, mp_obj_t blob) {
@@ -716,6 +734,31 @@ static mp_obj_t tlsopt_info(mp_obj_t socket) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(tlsopt_info_obj, tlsopt_info);
 
+// forget_key(sock): give back the device's certificates and key, which nothing needs any more once
+// the handshake is over. Later sockets of the same context have none to show.
+static mp_obj_t tlsopt_forget_key(mp_obj_t socket) {
+    mbedtls_ssl_context *ssl = ssl_of(socket);
+    if (!mbedtls_ssl_is_handshake_over(ssl)) {
+        mp_raise_ValueError(MP_ERROR_TEXT("handshake not over"));
+    }
+    // The configuration lies in the SSLContext that the socket keeps alive. Mbed TLS asks it anew
+    // for each step of a handshake, so another socket's would find no key and fail, no more.
+    mbedtls_ssl_config *conf = (mbedtls_ssl_config *)ssl->conf;
+    state_t *state = NULL;
+    if (mbedtls_ssl_conf_get_endpoint(conf) == MBEDTLS_SSL_IS_CLIENT) {
+        state = mbedtls_ssl_conf_get_user_data_p(conf);
+    }
+    if (state != NULL && state->own_cert != NULL) {
+        (void)__real_mbedtls_ssl_conf_own_cert(conf, NULL, NULL); // empties the list
+        mbedtls_x509_crt_free(state->own_cert);
+        mbedtls_pk_free(state->own_key);
+        state->own_cert = NULL;
+        state->own_key = NULL;
+    }
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(tlsopt_forget_key_obj, tlsopt_forget_key);
+
 // session(sock) -> bytes to resume from, None when the server gave nothing to resume from. Once
 // per session. The bytes hold the master secret: never into flash, never into a log.
 static mp_obj_t tlsopt_session(mp_obj_t socket) {
@@ -892,6 +935,7 @@ static const mp_rom_map_elem_t tlsopt_globals_table[] = {
     { MP_ROM_QSTR(MP_QSTR_seen), MP_ROM_PTR(&tlsopt_seen_obj) },
     { MP_ROM_QSTR(MP_QSTR_established), MP_ROM_PTR(&tlsopt_established_obj) },
     { MP_ROM_QSTR(MP_QSTR_info), MP_ROM_PTR(&tlsopt_info_obj) },
+    { MP_ROM_QSTR(MP_QSTR_forget_key), MP_ROM_PTR(&tlsopt_forget_key_obj) },
     { MP_ROM_QSTR(MP_QSTR_session), MP_ROM_PTR(&tlsopt_session_obj) },
     { MP_ROM_QSTR(MP_QSTR_verify), MP_ROM_PTR(&tlsopt_verify_obj) },
     { MP_ROM_QSTR(MP_QSTR_failed_allocs), MP_ROM_PTR(&tlsopt_failed_allocs_obj) },

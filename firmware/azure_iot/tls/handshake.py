@@ -11,8 +11,7 @@ import tls
 from micropython import const
 
 from ..errors import CredentialError, TrustError
-from . import presented
-from .sessions import binding
+from .planner import decide
 
 try:
     import tlsopt
@@ -31,8 +30,12 @@ def prepare(self: "TLSContext") -> None:
     if not len(self.roots):  # type: ignore[arg-type]
         text = "%s: no root is stored for this connection; install a bundle" % self.host
         raise _refusal(TrustError, "NO_ROOTS", text)
-    size = 0 if own is None else presented.certificate_message(own.cert)
-    plan = self.plan = self.profile.plan(self.host, size, 1)
+    size = 0
+    if own is not None:
+        from .presented import certificate_message
+
+        size = certificate_message(own.cert)
+    plan = self.plan = decide(self.profile, self.host, size, 1)
     made = self.context = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)
     if made.verify_mode != tls.CERT_REQUIRED:
         raise _refusal(TrustError, "INTERNAL", "this build's tls module does not verify")
@@ -56,6 +59,8 @@ def prepare(self: "TLSContext") -> None:
             raise _refusal(CredentialError, "BAD_KEY", "the device's %s" % error, error)
     made.verify_callback = self.seen
     if self.sessions is not None:
+        from .sessions import binding
+
         # Servers resume a session with its own fragment length; mbedTLS refuses another one then.
         about = "%s %s %d" % (self.profile.name, self.profile.mode, plan.mfl)
         self.bound = binding(self.host, self.port, self.bundle, self.credential_id, about)
@@ -76,8 +81,10 @@ def _load(self: "TLSContext") -> None:
         first = self.roots.get(bytes.fromhex(via)) if via else None
         if first is None:
             first = next(iter(self.roots))  # type: ignore[arg-type]
+        from ..trust import der
+
         # With its namesakes: a renewed root stands beside the expiring one.
-        chosen = self.roots(presented.der.read(first).subject)
+        chosen = self.roots(der.read(first).subject)
     for root in chosen:
         self.context.load_verify_locations(root)
     self.loaded = [sha256(root).digest() for root in chosen]
@@ -85,27 +92,35 @@ def _load(self: "TLSContext") -> None:
 
 def finished(self: "TLSContext", sock: "tls.SSLSocket") -> None:
     """Note what a finished handshake showed."""
-    chain = self.presented
-    self.presented = ()  # nobody asks any more: 900 bytes
-    root = None
-    if chain and self.callback_error is None:
+    via = None
+    ends = 0
+    if self.presented and self.callback_error is None:
+        from .presented import dates
+
+        chain = self.presented
         root = chain[0][1]
-        self.via = "".join(["%02x" % c for c in root])
+        via = self.via = "".join(["%02x" % c for c in root])
+        ends = min(dates(chain, 1))
         if chain[-1][0] == 0:
-            self.not_before = presented.dates(chain, 0)[-1]
-    acknowledged = None
-    certificate = 0
-    if tlsopt is not None:
-        info, seen = tlsopt.info(sock), tlsopt.seen(self.context)
-        acknowledged = info.mfl_acknowledged if info.mfl_asked else None
-        certificate = seen.message if seen.certificate else 0
-    self.profile.learn(self.host, acknowledged, certificate, 0, self.via)
+            self.not_before = dates(chain, 0)[-1]
+    self.presented = ()  # nobody asks any more: 900 bytes
+    if tlsopt is None:
+        self.profile.learn(self.host, via=via)
+        return
+    if self.credential is not None:
+        tlsopt.forget_key(sock)  # every connection makes a context of its own
+    info, seen = tlsopt.info(sock), tlsopt.seen(self.context)
+    self.profile.learn(
+        self.host,
+        info.mfl_acknowledged if info.mfl_asked else None,
+        seen.message if seen.certificate else 0,
+        0,
+        via,
+    )
     sessions = self.sessions
     if sessions is None:
         return
-    if root is not None:
-        ends = min(presented.dates(chain, 1))
-    else:
+    if via is None:
         root, ends = sessions.anchor(self.bound)
         if root is None:
             return

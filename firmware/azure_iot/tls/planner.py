@@ -12,10 +12,11 @@ client's own Certificate message is sent whole whatever the MFL.
 from micropython import const
 
 from ..errors import ConnectionFailedError, ProtocolError
+from .profile import Plan
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
-    from .profile import Build, Host, Plan, TLSProfile
+    from .profile import Build, Host, TLSProfile
 
 _SIZES = (512, 1024, 2048, 4096)
 _FULL_RECORD = const(16384)
@@ -34,8 +35,14 @@ _CLIENT_CERT = const(3500)
 _ROOT = const(2464)  # one loaded RSA-4096 root
 
 
-def decide(plan: "Plan", profile: "TLSProfile", host: "Host", own: int, roots: int) -> None:
-    """Fill in `plan`; `own`: bytes of the device's Certificate message, `roots`: to be loaded."""
+def decide(profile: "TLSProfile", name: str, own: int, roots: int) -> Plan:
+    """Return the plan for host `name`; `own`: bytes of the device's Certificate message, `roots`:
+    how many get loaded.
+
+    Raises ProtocolError or ConnectionFailedError ("memory") for what cannot work.
+    """
+    host = profile.host(name)
+    plan = Plan()
     build = profile.build
     _fits("server's", host.certificate, "input", "IN", build.in_len)
     _fits("device's", own, "output", "OUT", build.out_len)
@@ -52,6 +59,7 @@ def decide(plan: "Plan", profile: "TLSProfile", host: "Host", own: int, roots: i
                 % (plan.peak, plan.block, free, block or "unknown"),
                 "memory",
             )
+    return plan
 
 
 def _fits(whose: str, size: int, what: str, setting: str, limit: int) -> None:
@@ -118,7 +126,7 @@ def _choose(why: "object", profile: "TLSProfile", host: "Host", own: int) -> int
     return sizes[0]
 
 
-def _buffers(plan: "Plan", profile: "TLSProfile", host: "Host") -> None:
+def _buffers(plan: Plan, profile: "TLSProfile", host: "Host") -> None:
     build = profile.build
     plan.in_limit = build.in_len
     plan.out_limit = plan.mfl or build.out_len
@@ -147,7 +155,7 @@ def _buffers(plan: "Plan", profile: "TLSProfile", host: "Host") -> None:
         plan.reasons.append("a record above %d would end it" % plan.in_limit)
 
 
-def _suites(plan: "Plan", profile: "TLSProfile") -> None:
+def _suites(plan: Plan, profile: "TLSProfile") -> None:
     if profile.mode == "ecc":
         why = "ECDSA suites only, so the server presents its ECC chain"
     elif profile.mode == "dps":
@@ -166,7 +174,7 @@ def _suites(plan: "Plan", profile: "TLSProfile") -> None:
     plan.ciphers = names
 
 
-def _cost(plan: "Plan", build: "Build", own: int, roots: int) -> None:
+def _cost(plan: Plan, build: "Build", own: int, roots: int) -> None:
     buffers = build.in_len + build.out_len + _OVERHEAD
     plan.block = max(build.in_len, build.out_len) + _OVERHEAD // 2 + 16
     kept = roots * _ROOT + (_CLIENT_CERT + own if own else 0)

@@ -155,9 +155,7 @@ class TLSProfile:
         many roots get loaded (none with the certificate callback).
         Raises ProtocolError or ConnectionFailedError ("memory") for what cannot work.
         """
-        plan = Plan()
         with Transient():
             from .planner import decide
 
-            decide(plan, self, self.host(name), client_certificate, roots)
-        return plan
+            return decide(self, name, client_certificate, roots)
