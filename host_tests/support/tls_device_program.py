@@ -8,7 +8,7 @@ import sys
 
 from azure_iot import clock, transport
 from azure_iot.deadlines import Deadlines
-from azure_iot.errors import AzureIoTError
+from azure_iot.errors import AzureIoTError, ConnectionDroppedError
 from azure_iot.tls.context import TLSContext
 from azure_iot.tls.profile import TLSProfile, build_of
 from azure_iot.tls.sessions import Sessions
@@ -57,6 +57,8 @@ class RTC:
 
 
 def name_of(error):
+    if isinstance(error, ConnectionDroppedError):
+        return "DROPPED"
     found = getattr(error, "verdict", None) or getattr(error, "rule", None)
     return found or (getattr(error, "reason", "") or type(error).__name__).upper()
 

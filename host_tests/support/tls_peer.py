@@ -10,12 +10,15 @@ Every server is bound to loopback, serves until it is closed and joins its threa
 from __future__ import annotations
 
 import contextlib
+import re
 import select
 import socket
 import ssl
 import struct
+import subprocess
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -174,6 +177,58 @@ class Wire:
         """The ClientHello ("up") or ServerHello ("down")."""
         message = b"".join(b for k, b in split(bytes(getattr(self, direction))) if k == HANDSHAKE)
         return Hello(message, client=direction == "up")
+
+
+class Renegotiating:
+    """OpenSSL's s_server: after the client's first bytes it types `command`, then sends a line.
+
+    Command `r` asks for a new handshake (HelloRequest), `R` for one with a client certificate.
+    """
+
+    def __init__(self, leaf: Leaf, command: str, line: bytes) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        chain, key = leaf.write(self._folder.name)
+        self._process = subprocess.Popen(
+            ["openssl", "s_server", "-accept", "127.0.0.1:0", "-tls1_2", "-naccept", "1",
+             "-cert", chain, "-cert_chain", chain, "-key", key],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        self._commands = [command.encode() + b"\n"] if command else []
+        self._line = line + b"\n"
+        self.text = self._until(rb"ACCEPT .*:(\d+)\n")
+        self.port = int(self.text.split(b"ACCEPT ")[1].split(b":")[-1])
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _until(self, pattern: bytes) -> bytes:
+        text = b""
+        while not re.search(pattern, text):
+            data = self._process.stdout.read1()  # type: ignore[union-attr]
+            if not data:
+                break
+            text += data
+        return text
+
+    def _serve(self) -> None:
+        self.text += self._until(rb"Secure Renegotiation IS supported\n.")
+        with contextlib.suppress(OSError):
+            for words in [*self._commands, self._line]:
+                self._process.stdin.write(words)  # type: ignore[union-attr]
+                self._process.stdin.flush()  # type: ignore[union-attr]
+                time.sleep(0.2)  # s_server takes what comes together for one command
+        self.text += self._until(rb"(?!)")
+
+    def __enter__(self) -> Renegotiating:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._thread.join(5)
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()  # type: ignore[union-attr]
+        self._folder.cleanup()
 
 
 def split(data: bytes) -> list[tuple[int, bytes]]:

@@ -130,6 +130,13 @@ ROWS = (
     meddled("key-exchange-signature", "HANDSHAKE", meddle=("flip", 2, -1)),
     meddled("finished-tampered", "TAMPERED", meddle=("finished",)),
     meddled("application-data-early", "HANDSHAKE", meddle=("early-data",)),
+    meddled("hello-request-in-handshake", "HANDSHAKE", meddle=("hello-request",)),
+    # --- a new handshake on a link that is up: refused by an alert, and OpenSSL then ends it
+    *(
+        Row(f"renegotiation-{name}", "DROPPED", "DROPPED",
+            {"kind": "renegotiating", "command": command}, {"read": 5}, {"command": ""})
+        for command, name in (("r", "asked"), ("R", "with-certificate"))
+    ),
     # --- fragment length
     Row("mfl-violated-in-handshake", "OK", NO_MODULE,
         {"chain": "rsa2048-leaf", "meddle": ("merge", 3)}, {"mfl": 512}, {"meddle": None}),

@@ -23,6 +23,7 @@ from support.tls_ignoring import serving
 from support.tls_peer import (
     APPLICATION,
     Relay,
+    Renegotiating,
     Scripted,
     Server,
     after_change_cipher,
@@ -110,6 +111,11 @@ def meddler(spec: tuple[Any, ...]) -> Any:
         "early-data": lambda: by_record(
             lambda at, kind, body: record(APPLICATION, b"hello") if at == 1 else record(kind, body)
         ),
+        "hello-request": lambda: by_record(
+            lambda at, kind, body: (
+                (b"\x16\x03\x03\x00\x04" + bytes(4)) * (at == 1) + record(kind, body)
+            )
+        ),
         "finished": after_change_cipher,
         "flip": lambda: flip(*rest),
         "merge": lambda: merged(*rest),
@@ -162,6 +168,9 @@ def peer(spec: dict[str, Any], build: str) -> Iterator[int]:
             yield port
             return
         chain = served(spec.get("chain", "good"))
+        if kind == "renegotiating":
+            yield stack.enter_context(Renegotiating(chain.leaf, spec["command"], b"hello")).port
+            return
         if kind == "nomfl":
             yield stack.enter_context(serving(chain.leaf))
             return
