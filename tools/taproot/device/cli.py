@@ -10,21 +10,28 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
+import taproot.device_modules  # noqa: F401
 from taproot import interpreters
 from taproot.console import PeerFailed, Report, UsageFailed
+from taproot.probe.file import Server, load
 
 _LIMIT_S = 120
 _INFO = """
-import gc, json, os, sys
+import gc, json, sys
 gc.collect()
-found = {"system": os.uname()[0], "release": os.uname()[2], "free": gc.mem_free()}
+here = sys.implementation
+found = {"system": sys.platform, "release": "%d.%d.%d" % here.version[:3],
+    "machine": getattr(here, "_machine", ""), "free": gc.mem_free()}
 try:
     import tlsopt
-    found["tlsopt"] = {"in": tlsopt.IN_CONTENT_LEN, "out": tlsopt.OUT_CONTENT_LEN,
-        "mbedtls": tlsopt.MBEDTLS_VERSION}
+    found["tlsopt"] = {"in_len": tlsopt.IN_CONTENT_LEN, "out_len": tlsopt.OUT_CONTENT_LEN,
+        "version": tlsopt.MBEDTLS_VERSION, "mfl": tlsopt.MFL, "tls13": tlsopt.TLS13,
+        "variable_buffer": tlsopt.VARIABLE_BUFFER, "keep_peer": tlsopt.KEEP_PEER_CERTIFICATE,
+        "ca_callback": tlsopt.CA_CALLBACK, "bignum": tlsopt.BIGNUM}
 except ImportError:
     found["tlsopt"] = None
 try:
@@ -70,13 +77,23 @@ def command() -> None:
 
 @command.command()
 @click.option("--port", help="serial port; the first board found without it")
+@click.option("--interpreter", metavar="BUILD", help="an interpreter of 'make setup', no board")
+@click.option(
+    "--probe", "probed", type=click.Path(path_type=Path),
+    help="file of 'taproot probe --out': how this firmware would connect to its servers",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
-def info(port: str | None, as_json: bool) -> None:
+def info(port: str | None, interpreter: str | None, probed: Path | None, as_json: bool) -> None:
     """Say what a board runs: versions, free heap, TLS buffers, trust.
 
     Example: taproot device info --port /dev/ttyUSB0
     """
-    text = _mpremote(port, "exec", _INFO).strip().splitlines()
+    servers = load(probed) if probed else []
+    if interpreter:
+        answer = interpreters.run(interpreter, _INFO).stdout
+    else:
+        answer = _mpremote(port, "exec", _INFO)
+    text = answer.strip().splitlines()
     try:
         found = json.loads(text[-1])
     except (IndexError, ValueError):
@@ -84,7 +101,23 @@ def info(port: str | None, as_json: bool) -> None:
     report = Report("taproot device info", as_json)
     for name, value in found.items():
         report.step(name, True, f"{value}", value=value)
+    for server in servers:
+        ok, plan = _plan(found.get("tlsopt"), server)
+        report.step(server.target, ok, plan)
     report.finish()
+
+
+def _plan(settings: dict[str, Any] | None, server: Server) -> tuple[bool, str]:
+    """How this firmware would connect to a probed server, or why it cannot."""
+    from azure_iot.errors import AzureIoTError
+    from azure_iot.tls.profile import Build, TLSProfile
+
+    profile = TLSProfile(build=Build(module=True, **settings) if settings else Build())
+    server.teach(profile)
+    try:
+        return True, profile.plan(server.name, 0, 1).why
+    except AzureIoTError as error:
+        return False, str(error)
 
 
 @command.command()

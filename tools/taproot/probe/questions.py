@@ -59,6 +59,7 @@ class Probe:
         self.name = self.name or self.host
         found = self.answers
         found["target"] = f"{self.host}:{self.port}"
+        found["name"] = self.name
         found["at"] = int(time.time())
         first = self._ask(list(SUITES))
         if first.note.startswith("not TLS"):

@@ -23,6 +23,7 @@ from taproot.trust.cli_common import (
     telling_twice,
     uses_of,
     when,
+    with_probes,
     workspace,
 )
 from taproot.trust.workspace import RootEntry, Workspace, now, write_whole
@@ -184,6 +185,7 @@ def _to_distrust(space: Workspace, name: str) -> tuple[str, str]:
 @click.option("--min-version", type=int, help="What fall-back may still use; default: as before.")
 @click.option("--issued", help="Date of the bundle; default: now.")
 @click.option("--lifetime-days", type=int, help="Default: from fleet.toml.")
+@with_probes
 @telling_twice
 @reporting
 def build(
@@ -192,6 +194,7 @@ def build(
     min_version: int | None,
     issued: str | None,
     lifetime_days: int | None,
+    probed: tuple[Path, ...],
     despite: tuple[str, ...],
     confirm_fleet: str | None,
 ) -> None:
@@ -232,7 +235,7 @@ def build(
     builder.require("bundle", envelope.problems(signing.BUNDLE, signers))
     payload = json.loads(bundle.payload())
     size = envelope.size(signing.BUNDLE, signers)
-    findings = guards.examine(payload, situation(space, version, keyset.version, size))
+    findings = guards.examine(payload, situation(space, version, keyset.version, size, probed))
     overridden = guards.enforce(findings, space.settings.fleet, despite, confirm_fleet)
     tell(report, findings, overridden)
     write_whole(path, envelope.to_bytes())

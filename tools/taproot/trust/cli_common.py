@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from taproot.console import Report, UsageFailed
+from taproot.probe.file import load
 from taproot.trust import guards, roots
 from taproot.trust.workspace import Workspace, now
 
@@ -117,7 +118,11 @@ def select_root(space: Workspace, name: str) -> Any:
 
 
 def situation(
-    space: Workspace, version: int, key_version: int, coming: int = 0
+    space: Workspace,
+    version: int,
+    key_version: int,
+    coming: int = 0,
+    probed: Sequence[Path] = (),
 ) -> guards.Situation:
     """Collect what the guards look at; `coming` counts the bytes that are not on disk yet."""
     oldest = space.settings.oldest_bootstrap
@@ -131,7 +136,16 @@ def situation(
         status=space.status(),
         key_version=key_version,
         chain_bytes=chain + coming,
+        servers=[server for path in probed for server in load(path)],
     )
+
+
+def with_probes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option that names files of `taproot probe --out`."""
+    return click.option(
+        "--probe", "probed", multiple=True, type=click.Path(path_type=Path),
+        help="File of 'taproot probe --out': its servers must be reachable with the bundle.",
+    )(function)  # fmt: skip
 
 
 def telling_twice(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -21,6 +21,7 @@ from taproot.trust.cli_common import (
     tell,
     telling_twice,
     when,
+    with_probes,
     workspace,
 )
 from taproot.trust.service import Service
@@ -74,6 +75,7 @@ def _service(
 )
 @click.option("--dry-run", is_flag=True, help="Only say who would be next.")
 @hub_options
+@with_probes
 @telling_twice
 @reporting
 def publish(
@@ -94,6 +96,7 @@ def publish(
     connection_file: Path | None,
     port: int,
     ca: Path | None,
+    probed: tuple[Path, ...],
     despite: tuple[str, ...],
     confirm_fleet: str | None,
 ) -> None:
@@ -115,7 +118,7 @@ def publish(
     if configuration is not None and channel == "method":
         raise UsageFailed("a configuration sets desired properties: --channel url or twin")
     payload = space.bundle(offer.version)
-    where_now = situation(space, offer.version, offer.key_version)
+    where_now = situation(space, offer.version, offer.key_version, probed=probed)
     findings = guards.examine(payload, where_now)
     overridden = guards.enforce(findings, space.settings.fleet, despite, confirm_fleet)
     tell(report, findings, overridden)

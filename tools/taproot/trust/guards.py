@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from taproot.console import PromiseFailed
+from taproot.probe.file import Server
 from taproot.trust.package import MAX_KEYSETS, MAX_PACKAGE
 from taproot.trust.roots import Catalogue, describe
 from taproot.trust.status import heard
@@ -33,6 +34,7 @@ CODES = {
     "bundle-expires": "the bundle ends before the longest-absent device is back",
     "no-dps": "devices that register through DPS would have no root for it",
     "retired-root": "a retired root is listed",
+    "no-root-for-server": "a probed server presents no chain that a root of the bundle carries",
 }
 
 
@@ -70,6 +72,7 @@ class Situation:
     status: dict[str, Any] | None
     key_version: int
     chain_bytes: int = 0  # the bundle and every key-set after the oldest bootstrap
+    servers: Sequence[Server] = ()  # what `taproot probe` saw
     devices: list[dict[str, Any]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -85,6 +88,7 @@ def examine(bundle: dict[str, Any], situation: Situation) -> list[Finding]:
         *_expiry(bundle, situation),
         *_uses(bundle, situation),
         *_catalogue(bundle, situation),
+        *_servers(bundle, situation),
     ]
 
 
@@ -272,4 +276,21 @@ def _catalogue(bundle: dict[str, Any], s: Situation) -> list[Finding]:
         if root.sha256 not in listed:
             text = f"{root.title}, a root of {cloud.title if cloud else ''}, is not listed"
             found.append(Finding("missing-cloud-root", text, refuses=False))
+    return found
+
+
+def _servers(bundle: dict[str, Any], s: Situation) -> list[Finding]:
+    listed = {root["sha256"] for root in bundle["roots"]} - set(bundle.get("distrust", ()))
+    found = []
+    for server in s.servers:
+        left = [kind for kind, roots in server.roots.items() if not listed & set(roots)]
+        if left:
+            needs = "; ".join(
+                f"{kind}: {' or '.join(d[:16] for d in server.roots[kind]) or 'a root unknown here'}"
+                for kind in left
+            )
+            none = len(left) == len(server.roots)
+            what = "any chain" if none else f"the {left[0]} chain"
+            text = f"no root of the bundle carries {what} of {server.target} ({needs})"
+            found.append(Finding("no-root-for-server", text, refuses=none))
     return found
