@@ -106,10 +106,10 @@ def _load(path: str) -> dict[tuple[str, str, int], Any]:
 class Callgrind:
     """Counts instructions of a program's bracketed loop."""
 
-    def __init__(self, build: str, timeout: float = 300) -> None:
+    def __init__(self, build: str, timeout: float = 300, frozen: bool = False) -> None:
         if not shutil.which("valgrind"):
             raise UsageFailed("no valgrind here: run 'make setup', which names the package")
-        self.build, self.timeout = build, timeout
+        self.build, self.timeout, self.frozen = build, timeout, frozen
         self.profile: dict[str, int] = {}
 
     def run(self, script: Path, *args: str, heap: str = "400m") -> tuple[int, interpreters.Result]:
@@ -122,6 +122,7 @@ class Callgrind:
                 *args,
                 heap=heap,
                 timeout=self.timeout,
+                frozen=self.frozen,
                 wrapper=(
                     "valgrind", "--tool=callgrind", f"--callgrind-out-file={out}",
                     "--zero-before=setenv", "--dump-before=unsetenv",
