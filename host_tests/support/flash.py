@@ -13,6 +13,22 @@ NOOP, HALF, GARBLE, DONE = 0, 1, 2, 3
 MODES = ("noop", "half", "garble", "done")
 
 
+_made = {}
+
+
+def _noise(size, seed):
+    """Return `size` bytes of noise, made once."""
+    found = _made.get((size, seed))
+    if found is None:
+        found = bytearray(size)
+        value = seed or 1
+        for i in range(size):
+            value = (value * 1103515245 + 12345) & 0x7FFFFFFF
+            found[i] = value >> 16 & 0xFF
+        _made[(size, seed)] = found
+    return found
+
+
 class Flash:
     """`blocks` of `size` bytes; `cut` is the operation it dies at (0: never), `mode` how.
 
@@ -30,12 +46,8 @@ class Flash:
         self.operations = 0
         self.dead = False
         self._view = memoryview(self.data)
-        self._noise = bytearray(size)
-        value = seed or 1
-        for i in range(size):
-            value = (value * 1103515245 + 12345) & 0x7FFFFFFF
-            self._noise[i] = value >> 16 & 0xFF
-        self._scratch = bytearray(size)
+        self._noise = _noise(size, seed)
+        self._erased = memoryview(b"\xff" * size)
 
     def _dies(self):
         """Count a mutating operation; tell whether it is the one at which power goes."""
@@ -78,6 +90,9 @@ class Flash:
             self._view[at + start : at + end] = memoryview(buffer)[start:end]
             return
         data = self.data
+        if self._view[at + start : at + end] == self._erased[: end - start]:
+            data[at + start : at + end] = memoryview(buffer)[start:end]
+            return
         for i in range(start, end):
             data[at + i] &= buffer[i]
 
@@ -109,6 +124,48 @@ class Flash:
         return 0
 
     def _erase(self, at, length):
-        data = self.data
-        for i in range(at, at + length):
-            data[i] = 0xFF
+        self._view[at : at + length] = self._erased[:length]
+
+
+class Recorder(Flash):
+    """A flash that keeps its mutating operations in `log`, for `torn`."""
+
+    def __init__(self, blocks, size, raw=True, image=None):
+        Flash.__init__(self, blocks, size, raw, image)
+        self.log = []
+
+    def writeblocks(self, block, buffer, offset=None):
+        """Program, and note it."""
+        self.log.append((block, bytes(buffer), offset))
+        return Flash.writeblocks(self, block, buffer, offset)
+
+    def ioctl(self, op, arg):
+        """Geometry, sync, erase; note what is erased."""
+        if op == 6 and self.raw:
+            self.log.append((arg, None, None))
+        return Flash.ioctl(self, op, arg)
+
+
+def _apply(flash, entry):
+    block, buffer, offset = entry
+    if buffer is None:
+        flash.ioctl(6, block)
+    else:
+        flash.writeblocks(block, buffer, offset)
+
+
+def torn(recorder, image, wanted):
+    """Yield (operation, mode, what is on flash) for power cuts in the operations recorded.
+
+    image: what was there before the first. wanted(operation, mode): which to make. That is what a
+    run with `cut` leaves, without running it again: a device whose flash is dead changes nothing.
+    """
+    shape = recorder.blocks, recorder.size, recorder.raw
+    now = Flash(*shape, image)
+    for operation, entry in enumerate(recorder.log, 1):
+        for mode in range(len(MODES)):
+            if wanted(operation, mode):
+                dying = Flash(*shape, now.data, 1, mode)
+                _apply(dying, entry)
+                yield operation, mode, dying.data
+        _apply(now, entry)

@@ -11,7 +11,6 @@ surplus signature, white space or the order was changed), and what went wrong.
 
 import gc
 import json
-import os
 import sys
 
 from azure_iot.trust.errors import RefusedError
@@ -139,13 +138,15 @@ def take(data, other, random):
     return data[:at] + run + data[at + len(run) :]
 
 
-def spans(data, opening, closing):
-    """Return the positions of brackets of one kind, strings left aside."""
+def spans(data, *marks):
+    """Return the positions of these bytes."""
     found = []
-    for i in range(len(data)):
-        if data[i] == opening or data[i] == closing:
-            found.append(i)
-    return found
+    for mark in marks:
+        at = data.find(mark)
+        while at >= 0:
+            found.append(at)
+            at = data.find(mark, at + 1)
+    return sorted(found)
 
 
 def strings(data):
@@ -199,12 +200,12 @@ def edit_string(data, other, random):
 
 def double_object(data, other, random):
     """Repeat an object or array where it stands."""
-    opening, closing = (b"{}", b"[]")[random.below(2)]
-    starts = spans(data, opening, opening)
+    opening, closing = ((b"{", b"}"), (b"[", b"]"))[random.below(2)]
+    starts = spans(data, opening)
     if not starts:
         return data
     start = starts[random.below(len(starts))]
-    end = data.find(bytes((closing,)), start) + 1
+    end = data.find(closing, start) + 1
     if not end:
         return data
     run = data[start:end]
@@ -214,18 +215,18 @@ def double_object(data, other, random):
 
 def drop_object(data, other, random):
     """Drop an object or array."""
-    opening, closing = (b"{}", b"[]")[random.below(2)]
-    starts = spans(data, opening, opening)
+    opening, closing = ((b"{", b"}"), (b"[", b"]"))[random.below(2)]
+    starts = spans(data, opening)
     if not starts:
         return data
     start = starts[random.below(len(starts))]
-    end = data.find(bytes((closing,)), start) + 1
+    end = data.find(closing, start) + 1
     return data[:start] + data[end:] if end else data
 
 
 def space(data, other, random):
     """Add white space between two tokens, or where it does not belong."""
-    marks = spans(data, 0x2C, 0x3A)
+    marks = spans(data, b",", b":")
     at = marks[random.below(len(marks))] if marks else 0
     return data[:at] + b" \n\t\r"[random.below(4) :][:1] + data[at:]
 
@@ -292,9 +293,6 @@ def main():
             }
         )
     )
-
-
-_ = os
 
 if __name__ == "__main__":
     main()

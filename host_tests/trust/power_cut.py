@@ -1,10 +1,14 @@
 """Cuts power at every mutating flash operation of a trust update (MicroPython).
 
-    micropython power_cut.py FOLDER {lfs|fat} PLAN {single|double} FIRST STEP
+    micropython power_cut.py FOLDER {lfs|fat} PLAN {single|double} STEP [FIRST]
 
-PLAN names what is interrupted (below). Cut points FIRST, FIRST + STEP, … in every tear mode, so
-FIRST 1 and STEP 1 are all of them. Prints `["ops", n]`, then `["cuts", n]`, and a line
-`["bad", [operation, mode, why]]` for each violation.
+PLAN names what is interrupted (below). A single cut is an operation and a tear mode; a double cut
+is one while the plan runs and another, again in every mode, while what is left is repaired. Every
+STEP-th of them is made (of double cuts, after every FIRST-th first one). STEP is odd, so that the
+four modes take turns. Prints `["ops", n]` of the plan, `["all", n]` cuts there are, `["cuts", n]`
+made, `["images", n]` different ones judged, and `["bad", […, why]]` for each violation.
+
+The plan runs once; what a cut leaves is made from the record of its flash operations (flash.py).
 
 After a cut: the other files are whole; the state is the old one, a step of the plan or the new one;
 no floor is lower than before; the distrusted roots are the old or the new list; the next update
@@ -14,6 +18,7 @@ succeeds. A double cut interrupts the repair as well.
 import gc
 import json
 import sys
+from hashlib import sha256
 
 import vfs
 from azure_iot.errors import TrustError
@@ -21,7 +26,7 @@ from azure_iot.trust.factory import Factory
 from azure_iot.trust.files import FileSource
 from azure_iot.trust.manager import TrustManager
 from azure_iot.trust.store import Store
-from flash import GARBLE, HALF, MODES, Flash
+from flash import MODES, Recorder, torn
 
 NEIGHBOURS = {"a.txt": b"a" * 300, "b.txt": b"b" * 40, "main.py": b"c" * 900, "boot.py": b"d" * 10}
 
@@ -39,15 +44,18 @@ class Clock:
         return later - earlier
 
 
+factories = {}
+
+
 class Board:
     """One boot on a flash image."""
 
-    def __init__(self, kind, root, image=None, cut=0, mode=0):
+    def __init__(self, kind, root, image=None):
         self.kind = kind
         if kind == "lfs":
-            self.flash = Flash(24, 4096, True, image, cut, mode)
+            self.flash = Recorder(24, 4096, True, image)
         else:
-            self.flash = Flash(128, 512, False, image, cut, mode)
+            self.flash = Recorder(128, 512, False, image)
         self.root = root
         self.store = None
 
@@ -60,8 +68,10 @@ class Board:
         vfs.mount(maker(self.flash), "/flash")
 
     def boot(self):
-        factory = Factory.from_folder(self.root + "/factories/plain")
-        self.store = Store("/flash/trust", factory)
+        # In ROM and never changed: decoded once for all boots.
+        if self.root not in factories:
+            factories[self.root] = Factory.from_folder(self.root + "/factories/plain")
+        self.store = Store("/flash/trust", factories[self.root])
         self.trust = TrustManager(self.store, Clock())
         return self
 
@@ -162,8 +172,8 @@ def prepare(kind, root):
     return bytes(board.flash.data)
 
 
-def passed_through(kind, root, image, plan):
-    """Run the plan uncut; return (mutating operations, every state on flash on the way)."""
+def recorded(kind, root, image, plan):
+    """Run the plan uncut; return (the flash with its record, every state on flash on the way)."""
     board = Board(kind, root, image)
     board.mount()
     board.boot()
@@ -181,23 +191,8 @@ def passed_through(kind, root, image, plan):
         plan(board)
     finally:
         Store._write = write
-    unmount()
-    return board.flash.operations, seen
-
-
-def cut(kind, root, image, plan, operation, mode):
-    """Run the plan until power goes; return the image that is left."""
-    board = Board(kind, root, image, operation, mode)
-    try:
-        board.mount()
-        board.boot()
-        plan(board)
-    except (TrustError, OSError):
-        pass
-    unmount()
-    data = board.flash.data
-    board.store = board.trust = None
-    return data, board.flash.dead
+        unmount()
+    return board.flash, seen
 
 
 def neighbours():
@@ -259,40 +254,6 @@ def repair(board):
     board.confirm()
 
 
-def main():
-    root, kind, plan_name, how, first, step = sys.argv[1:7]
-    plan = PLANS[plan_name]
-    image = prepare(kind, root)
-    operations, states = passed_through(kind, root, image, plan)
-    before = states[0]
-    print(json.dumps(["ops", operations]))
-    cuts = 0
-    for operation in range(int(first), operations + 1, int(step)):
-        for mode in range(4) if how == "single" else (HALF, GARBLE):
-            gc.collect()
-            left, dead = cut(kind, root, image, plan, operation, mode)
-            if not dead:
-                continue
-            if how == "single":
-                cuts += 1
-                why = judge(kind, root, left, plan_name, states, before)
-                if why:
-                    print(json.dumps(["bad", [operation, MODES[mode], why]]))
-                continue
-            second = 1
-            while True:
-                gc.collect()
-                twice, dead = cut(kind, root, left, repair, second, mode)
-                if not dead:
-                    break
-                cuts += 1
-                why = judge_twice(kind, root, twice, before)
-                if why:
-                    print(json.dumps(["bad", [operation, second, MODES[mode], why]]))
-                second += 2
-    print(json.dumps(["cuts", cuts]))
-
-
 def judge_twice(kind, root, image, before):
     """After two cuts: a good slot, no floor lowered, and the next update goes through."""
     board = Board(kind, root, image)
@@ -321,6 +282,64 @@ def judge_twice(kind, root, image, before):
     finally:
         unmount()
     return None
+
+
+class Judge:
+    """Judges every `step`-th image offered, each different one once."""
+
+    def __init__(self, step, judge):
+        self._step = step
+        self._judge = judge
+        self._judged = {}
+        self.all = 0
+        self.cuts = 0
+
+    def wanted(self, operation, mode):
+        """Count a cut; tell whether it is made."""
+        self.all += 1
+        return self.all % self._step == 0
+
+    def offer(self, label, image):
+        """Judge what a cut left, and print a violation."""
+        gc.collect()
+        self.cuts += 1
+        digest = sha256(image).digest()
+        if digest not in self._judged:
+            self._judged[digest] = self._judge(image)
+        if self._judged[digest]:
+            print(json.dumps(["bad", [*label, self._judged[digest]]]))
+
+    def end(self):
+        """Print the counts."""
+        print(json.dumps(["all", self.all]))
+        print(json.dumps(["cuts", self.cuts]))
+        print(json.dumps(["images", len(self._judged)]))
+
+
+def main():
+    root, kind, plan_name, how, step = sys.argv[1:6]
+    first = int(sys.argv[6]) if len(sys.argv) > 6 else 1
+    image = prepare(kind, root)
+    flash, states = recorded(kind, root, image, PLANS[plan_name])
+    before = states[0]
+    print(json.dumps(["ops", flash.operations]))
+    if how == "single":
+        bench = Judge(int(step), lambda left: judge(kind, root, left, plan_name, states, before))
+        for operation, mode, left in torn(flash, image, bench.wanted):
+            bench.offer([operation, MODES[mode]], left)
+    else:
+        bench = Judge(int(step), lambda left: judge_twice(kind, root, left, before))
+        repaired = []
+        outer = Judge(first, None)
+        for operation, mode, left in torn(flash, image, outer.wanted):
+            digest = sha256(left).digest()
+            if digest in repaired:
+                continue  # the end of one operation is the beginning of the next
+            repaired.append(digest)
+            second, _ = recorded(kind, root, left, repair)
+            for again, how, twice in torn(second, left, bench.wanted):
+                bench.offer([operation, MODES[mode], again, MODES[how]], twice)
+    bench.end()
 
 
 if __name__ == "__main__":
