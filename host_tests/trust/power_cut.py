@@ -307,7 +307,8 @@ class Judge:
         if digest not in self._judged:
             self._judged[digest] = self._judge(image)
         if self._judged[digest]:
-            print(json.dumps(["bad", [*label, self._judged[digest]]]))
+            label.append(self._judged[digest])
+            print(json.dumps(["bad", label]))
 
     def end(self):
         """Print the counts."""

@@ -11,6 +11,7 @@ import pytest
 from taproot import interpreters
 
 HERE = Path(__file__).resolve().parent
+pytestmark = pytest.mark.timeout(1200)
 HEAP = "800k"  # a bound with room for the packages being changed; R-31 has its own test
 
 

@@ -17,6 +17,7 @@ from taproot import interpreters
 
 HERE = Path(__file__).resolve().parent
 PLANS = ("stage_confirm", "stage_revert_stage_confirm", "stage_distrust", "rotate", "fast_forward")
+pytestmark = pytest.mark.timeout(1200)
 IDS = ("R-21", "R-32", "R-33", "R-36", "R-48", "H15")
 
 
