@@ -37,6 +37,94 @@ VERSIONS_WRONG = {
 }
 
 
+# The cases of TUF's conformance suite for key rotation, one by one: 15 of the role that signs
+# key-sets, each step (keys, threshold, who signs), and 10 of the role that signs bundles, each step
+# (keys, threshold), then who signs. The first step is the device's factory key-set.
+_OK, _NO = "OK", "THRESHOLD"
+ROOT_ROTATIONS: list[tuple[str, list[tuple[list[int], int, list[int]]], str]] = [
+    ("1_of_1", [([1], 1, [1]), ([2], 1, [2, 1])], _OK),
+    ("1_of_1_unused_signatures", [([1], 1, [1]), ([2], 1, [3, 2, 1, 4])], _OK),
+    ("1_of_1_not_signed_by_old", [([1], 1, [1]), ([2], 1, [2, 3, 4])], _NO),
+    ("1_of_1_not_signed_by_new", [([1], 1, [1]), ([2], 1, [1, 3, 4])], _NO),
+    (
+        "3_of_5_in_combinations",
+        [
+            ([0, 1, 2, 3, 4], 3, [0, 2, 4]),
+            ([0, 1, 2, 3, 4], 3, [0, 4, 1]),
+            ([0, 1, 2, 3, 4], 3, [0, 1, 3]),
+            ([0, 1, 2, 3, 4], 3, [0, 1, 3]),
+            ([0, 1, 2, 3, 4], 3, [0, 1, 2]),
+        ],
+        _OK,
+    ),
+    (
+        "3_of_5_one_key_rotated",
+        [([0, 1, 2, 3, 4], 3, [0, 2, 4]), ([0, 1, 5, 3, 4], 3, [0, 4, 1])],
+        _OK,
+    ),
+    (
+        "3_of_5_one_key_too_few_new",
+        [([0, 1, 2, 3, 4], 3, [0, 2, 4]), ([0, 1, 3, 5, 6], 3, [0, 2, 4, 1])],
+        _NO,
+    ),
+    (
+        "3_of_5_one_key_too_few_old",
+        [([0, 1, 2, 3, 4], 3, [0, 2, 4]), ([0, 1, 5, 3, 4], 3, [0, 4, 5])],
+        _NO,
+    ),
+    (
+        "3_of_5_one_key_with_intermediate",
+        [
+            ([0, 1, 2, 3, 4], 3, [0, 2, 4]),
+            ([0, 1, 5, 3, 4], 3, [0, 2, 4, 1]),
+            ([0, 1, 5, 3, 4], 3, [0, 1, 3]),
+        ],
+        _OK,
+    ),
+    (
+        "3_of_5_all_keys_with_intermediate",
+        [
+            ([0, 1, 2, 3, 4], 3, [0, 2, 4]),
+            ([5, 6, 7, 8, 9], 3, [0, 2, 4, 5, 6, 7]),
+            ([5, 6, 7, 8, 9], 3, [5, 6, 7]),
+        ],
+        _OK,
+    ),
+    ("threshold_1_to_3", [([0, 1, 2, 3, 4], 1, [0]), ([0, 1, 2, 3, 4], 3, [0, 2, 4])], _OK),
+    ("threshold_1_to_2_of_3", [([0, 1, 2], 1, [0]), ([0, 1, 2], 2, [0, 1])], _OK),
+    ("threshold_1_to_2_not_reached", [([0, 1, 2], 1, [0]), ([0, 1, 2], 2, [0])], _NO),
+    (
+        "threshold_3_to_1",
+        [
+            ([0, 1, 2, 3, 4], 3, [0, 2, 4]),
+            ([0, 1, 2, 3, 4], 1, [0, 2, 4]),
+            ([0, 1, 2, 3, 4], 1, [0]),
+        ],
+        _OK,
+    ),
+    (
+        "threshold_3_to_1_below_old",
+        [([0, 1, 2, 3, 4], 3, [0, 2, 4]), ([0, 1, 2, 3, 4], 1, [0])],
+        _NO,
+    ),
+]
+BUNDLE_ROTATIONS: list[tuple[str, list[tuple[list[int], int]], list[int], str]] = [
+    ("1_of_1", [([1], 1), ([2], 1)], [2], _OK),
+    ("1_of_1_unused_signatures", [([1], 1), ([2], 1)], [1, 2, 3], _OK),
+    ("1_of_1_not_signed_by_new", [([1], 1), ([2], 1)], [1], _NO),
+    ("3_of_5_one_key", [([0, 1, 2, 3, 4], 3), ([0, 1, 5, 3, 4], 3)], [0, 1, 5], _OK),
+    ("3_of_5_too_few_new", [([0, 1, 2, 3, 4], 3), ([0, 1, 5, 3, 4], 3)], [0, 1, 2], _NO),
+    ("3_of_5_all_keys", [([0, 1, 2, 3, 4], 3), ([5, 6, 7, 8, 9], 3)], [5, 7, 9], _OK),
+    ("3_of_5_all_keys_old", [([0, 1, 2, 3, 4], 3), ([5, 6, 7, 8, 9], 3)], [0, 2, 4], _NO),
+    ("threshold_1_to_3", [([0, 1, 2, 3, 4], 1), ([0, 1, 2, 3, 4], 3)], [0, 2, 4], _OK),
+    ("threshold_not_reached", [([0, 1, 2, 3, 4], 1), ([0, 1, 2, 3, 4], 3)], [0, 2], _NO),
+    ("threshold_3_to_1", [([0, 1, 2, 3, 4], 3), ([0, 1, 2, 3, 4], 1)], [4], _OK),
+]
+ROTATIONS = [f"tuf_root_{name}" for name, _, _ in ROOT_ROTATIONS] + [
+    f"tuf_bundle_{name}" for name, _, _, _ in BUNDLE_ROTATIONS
+]
+
+
 @dataclass
 class Case:
     name: str
@@ -90,7 +178,7 @@ class Catalogue:
         keyset = tm.keyset(self.single, f.root_keys[:2])
         first = tm.bundle(tm.bundle_payload(1, f.roots), self.rs256)
         self.add_factory("rs256", keyset, first)
-        self.big = tm.signers("big", 2, 4096)
+        self.big = tm.signers("vector", 2, 4096)
         keyset = tm.keyset(tm.keyset_payload(1, f.root_keys, self.big), f.root_keys[:2])
         self.add_factory("rsa4096", keyset, tm.bundle(tm.bundle_payload(1, f.roots), self.big))
         demo = tm.keyset(
@@ -879,82 +967,10 @@ class Catalogue:
             self.add(f"keyset_of_{n + 2}_signatures", "R-02", tm.package(after, [signed]), expect)
 
     def _rotations(self) -> None:
-        """The cases of TUF's conformance suite for key rotation, one by one.
-
-        A step is (root keys, threshold, who signs) or, for the other role, (bundle keys,
-        threshold); the first is the device's factory key-set. The last key-set's bundle follows.
-        """
-        ok, no = "OK", "THRESHOLD"
-        roots: list[tuple[str, list[tuple[list[int], int, list[int]]], str]] = [
-            ("1_of_1", [([1], 1, [1]), ([2], 1, [2, 1])], ok),
-            ("1_of_1_unused_signatures", [([1], 1, [1]), ([2], 1, [3, 2, 1, 4])], ok),
-            ("1_of_1_not_signed_by_old", [([1], 1, [1]), ([2], 1, [2, 3, 4])], no),
-            ("1_of_1_not_signed_by_new", [([1], 1, [1]), ([2], 1, [1, 3, 4])], no),
-            (
-                "3_of_5_in_combinations",
-                [
-                    ([0, 1, 2, 3, 4], 3, [0, 2, 4]),
-                    ([0, 1, 2, 3, 4], 3, [0, 4, 1]),
-                    ([0, 1, 2, 3, 4], 3, [0, 1, 3]),
-                    ([0, 1, 2, 3, 4], 3, [0, 1, 3]),
-                    ([0, 1, 2, 3, 4], 3, [0, 1, 2]),
-                ],
-                ok,
-            ),
-            (
-                "3_of_5_one_key_rotated",
-                [([0, 1, 2, 3, 4], 3, [0, 2, 4]), ([0, 1, 5, 3, 4], 3, [0, 4, 1])],
-                ok,
-            ),
-            (
-                "3_of_5_one_key_too_few_new",
-                [([0, 1, 2, 3, 4], 3, [0, 2, 4]), ([0, 1, 3, 5, 6], 3, [0, 2, 4, 1])],
-                no,
-            ),
-            (
-                "3_of_5_one_key_too_few_old",
-                [([0, 1, 2, 3, 4], 3, [0, 2, 4]), ([0, 1, 5, 3, 4], 3, [0, 4, 5])],
-                no,
-            ),
-            (
-                "3_of_5_one_key_with_intermediate",
-                [
-                    ([0, 1, 2, 3, 4], 3, [0, 2, 4]),
-                    ([0, 1, 5, 3, 4], 3, [0, 2, 4, 1]),
-                    ([0, 1, 5, 3, 4], 3, [0, 1, 3]),
-                ],
-                ok,
-            ),
-            (
-                "3_of_5_all_keys_with_intermediate",
-                [
-                    ([0, 1, 2, 3, 4], 3, [0, 2, 4]),
-                    ([5, 6, 7, 8, 9], 3, [0, 2, 4, 5, 6, 7]),
-                    ([5, 6, 7, 8, 9], 3, [5, 6, 7]),
-                ],
-                ok,
-            ),
-            ("threshold_1_to_3", [([0, 1, 2, 3, 4], 1, [0]), ([0, 1, 2, 3, 4], 3, [0, 2, 4])], ok),
-            ("threshold_1_to_2_of_3", [([0, 1, 2], 1, [0]), ([0, 1, 2], 2, [0, 1])], ok),
-            ("threshold_1_to_2_not_reached", [([0, 1, 2], 1, [0]), ([0, 1, 2], 2, [0])], no),
-            (
-                "threshold_3_to_1",
-                [
-                    ([0, 1, 2, 3, 4], 3, [0, 2, 4]),
-                    ([0, 1, 2, 3, 4], 1, [0, 2, 4]),
-                    ([0, 1, 2, 3, 4], 1, [0]),
-                ],
-                ok,
-            ),
-            (
-                "threshold_3_to_1_below_old",
-                [([0, 1, 2, 3, 4], 3, [0, 2, 4]), ([0, 1, 2, 3, 4], 1, [0])],
-                no,
-            ),
-        ]
+        """ROOT_ROTATIONS and BUNDLE_ROTATIONS; the last key-set's bundle follows each."""
         keys = [tm.signer(f"t{i}") for i in range(10)]
         last = tm.signer("tb")
-        for name, steps, expect in roots:
+        for name, steps, expect in ROOT_ROTATIONS:
             keysets = [
                 tm.keyset(
                     tm.keyset_payload(n, [keys[i] for i in of], [last], threshold, 1),
@@ -963,20 +979,8 @@ class Catalogue:
                 for n, (of, threshold, by) in enumerate(steps, 1)
             ]
             self._rotation(f"tuf_root_{name}", keysets, [last], expect)
-        bundles: list[tuple[str, list[tuple[list[int], int]], list[int], str]] = [
-            ("1_of_1", [([1], 1), ([2], 1)], [2], ok),
-            ("1_of_1_unused_signatures", [([1], 1), ([2], 1)], [1, 2, 3], ok),
-            ("1_of_1_not_signed_by_new", [([1], 1), ([2], 1)], [1], no),
-            ("3_of_5_one_key", [([0, 1, 2, 3, 4], 3), ([0, 1, 5, 3, 4], 3)], [0, 1, 5], ok),
-            ("3_of_5_too_few_new", [([0, 1, 2, 3, 4], 3), ([0, 1, 5, 3, 4], 3)], [0, 1, 2], no),
-            ("3_of_5_all_keys", [([0, 1, 2, 3, 4], 3), ([5, 6, 7, 8, 9], 3)], [5, 7, 9], ok),
-            ("3_of_5_all_keys_old", [([0, 1, 2, 3, 4], 3), ([5, 6, 7, 8, 9], 3)], [0, 2, 4], no),
-            ("threshold_1_to_3", [([0, 1, 2, 3, 4], 1), ([0, 1, 2, 3, 4], 3)], [0, 2, 4], ok),
-            ("threshold_not_reached", [([0, 1, 2, 3, 4], 1), ([0, 1, 2, 3, 4], 3)], [0, 2], no),
-            ("threshold_3_to_1", [([0, 1, 2, 3, 4], 3), ([0, 1, 2, 3, 4], 1)], [4], ok),
-        ]
         root = [tm.signer("tr")]
-        for name, roles, by, expect in bundles:
+        for name, roles, by, expect in BUNDLE_ROTATIONS:
             keysets = [
                 tm.keyset(tm.keyset_payload(n, root, [keys[i] for i in of], 1, threshold), root)
                 for n, (of, threshold) in enumerate(roles, 1)

@@ -59,9 +59,14 @@ class Signer:
 
 
 @functools.lru_cache(maxsize=None)
+def _private(name: str, bits: int) -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=bits)
+
+
+@functools.lru_cache(maxsize=None)
 def signer(name: str, bits: int = 2048, alg: str = "PS256") -> Signer:
-    """The key called `name`: the same object all through a session."""
-    return Signer(rsa.generate_private_key(public_exponent=65537, key_size=bits), alg)
+    """The key called `name`, for one algorithm: the same all through a session."""
+    return Signer(_private(name, bits), alg)
 
 
 def signers(prefix: str, n: int, bits: int = 2048) -> list[Signer]:

@@ -41,8 +41,8 @@ def firmware() -> Path:
 def answers(catalogue, tmp_path_factory, firmware):
     """`answers(script, build, *args)`: the `[name, answer]` lines a script prints, as a dict."""
 
-    def run(script: str, build: str, *args: str, heap: str = "2m", cwd=None) -> dict:
-        folder = cwd or tmp_path_factory.mktemp("device")
+    def run(script: str, build: str, *args: str, heap: str = "2m") -> dict:
+        folder = tmp_path_factory.mktemp("device")
         result = interpreters.run(
             build,
             HERE / script,

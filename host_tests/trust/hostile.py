@@ -294,5 +294,6 @@ def main():
         )
     )
 
+
 if __name__ == "__main__":
     main()
