@@ -30,10 +30,10 @@ START_S = 10.0
 
 def program(name: str = "mosquitto") -> Path:
     """Path of a mosquitto program: installed, or extracted beside the interpreters."""
-    places = [shutil.which(name), f"/usr/sbin/{name}"]
     folder = interpreters.build_folder()
+    places = [shutil.which(name), f"/usr/sbin/{name}"]
+    places.append(str(folder / "bin" / name))  # a wrapper that names the libraries beside it
     places += [str(path) for path in folder.glob(f"**/usr/*bin/{name}")]
-    places.append(str(folder / "bin" / name))
     for place in places:
         if place and Path(place).is_file():
             return Path(place)
