@@ -65,6 +65,7 @@ class _Readable:
 
     def __next__(self) -> None:
         if self._queued:
+            self._end.__traceback__ = None  # type: ignore[assignment]  # or it grows each time
             raise self._end
         self._queued = True
         asyncio.core._io_queue.queue_read(self._sock)  # type: ignore[attr-defined]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 from pathlib import Path
 
+import pytest
 from azure_iot.deadlines import Deadlines
 from taproot import interpreters
 from taproot.pki import Authority
@@ -90,6 +92,46 @@ def test_a_silent_peer_and_one_that_does_not_read_end_in_a_typed_error():
         "ConnectionDroppedError nothing received for 300 ms",
         "ConnectionDroppedError the peer took no byte for 300 ms",
     ]
+
+
+WAITS = """
+import asyncio, gc
+from azure_iot.transport import open_tcp
+async def main():
+    t = await open_tcp("127.0.0.1", %d)
+    view = memoryview(bytearray(1))
+    async def rounds(n):
+        for _ in range(n):
+            await t.write(b"x")
+            await t.readable()
+            if t.read_some(view) != 1:
+                raise ValueError("nothing to read")
+        gc.collect()
+        gc.collect()
+        return gc.mem_alloc()
+    before = await rounds(100)
+    print("GREW", await rounds(1000) - before)
+    await t.close()
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("build", ["unix64", "unix32"])
+def test_waiting_for_bytes_keeps_no_heap(build):
+    # a StopIteration that is raised again and again collects a traceback unless it is cleared
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def echo() -> None:
+            link, _ = server.accept()
+            with link:
+                while data := link.recv(16):
+                    link.sendall(data)
+
+        thread = threading.Thread(target=echo)
+        thread.start()
+        out = run(WAITS % server.getsockname()[1], build=build)
+        thread.join(5)
+    assert int(out.split()[1]) <= 64
 
 
 def test_a_refused_connection_is_a_connection_failed_error():
