@@ -165,6 +165,8 @@ class Frames:
 class WebSocketTransport:
     """A Transport over another one; `tls` and `verdict_facts` are those of the inner one."""
 
+    read_some = None  # frames have to be taken apart: read_into() alone reads
+
     def __init__(self, inner: "Transport", random32: "Callable") -> None:
         self._inner = inner
         self._random32 = random32
@@ -209,6 +211,9 @@ class WebSocketTransport:
             await self._send(_CLOSE, body[:2])
             return True
         return False
+
+    def write_some(self, buffer: "bytes | memoryview") -> None:
+        """Leave everything to write(): a frame has to be built."""
 
     async def write(self, buffer: "bytes | memoryview") -> None:
         """Write all of `buffer` as one binary message per kilobyte."""

@@ -66,6 +66,13 @@ def new_session(**more):
     return Session(buffer_in=64, buffer_out=64, max_packet=5000, **more)
 
 
+def feed(session, data):
+    """Copy in as much of `data` as there is space for; return how much."""
+    n = min(len(session.space), len(data))
+    session.space[:n] = data[:n]
+    return n
+
+
 def drain(session, data, split=0):
     """Feed `data` whole, or `split` bytes at a time; return the events as tuples."""
     from azure_iot.mqtt.receiving import BEGIN, CHUNK, MESSAGE
@@ -74,11 +81,13 @@ def drain(session, data, split=0):
     at = 0
     while at < len(data):
         end = len(data) if not split else min(len(data), at + split)
-        at += session.feed(memoryview(data)[at:end])
+        n = feed(session, memoryview(data)[at:end])
+        at += n
         while True:
-            event = session.next()
+            event = session.next(n)
             if not event:
                 break
+            n = 0
             if event == MESSAGE:
                 events.append((event, session.topic, bytes(session.payload), session.qos))
             elif event == BEGIN:

@@ -133,7 +133,7 @@ async def case_ownership():
     text = b"by reference"
     client.session.window = 0  # keeps it in the queue
     await client.publish("a/b", text, wait=False)
-    print("SAME", client.session._payloads[client.session.tail & client.session._mask] is text)
+    print("SAME", client.session._ring[client.session.tail & client.session._mask] is text)
     changing = bytearray(b"as it was")
     await client.publish("a/b", changing, copy=True, wait=False)
     changing[0] = 0
@@ -265,6 +265,28 @@ async def case_handler():
     await asyncio.sleep_ms(800)
     print("DONE", len(calls))
     await client.stop()
+
+
+async def case_later():
+    # a handler that returns False has its message acknowledged when it says so
+    client = await started()
+    held = []
+
+    def message(topic, payload, qos, pid):
+        held.append(pid)
+        return False
+
+    client.on_message = message
+    await client.subscribe("a/#")
+    while not held:
+        await asyncio.sleep_ms(10)
+    await asyncio.sleep_ms(100)
+    print("ERRORS", client.stats.get("handler_errors", 0))
+    await client.publish("a/b", b"before")
+    client.acknowledge(held[0])
+    await client.delivered(await client.publish("a/b", b"after"))
+    await client.stop()
+    print("DONE", len(held))
 
 
 async def case_inbox():

@@ -105,6 +105,14 @@ def test_a_message_whose_handler_raised_is_not_acknowledged(tmp_path):
     assert lines[-1].startswith("DONE")
 
 
+def test_a_handler_that_returns_false_acknowledges_later(tmp_path):
+    with Server() as server:
+        lines = run("later", server, tmp_path)
+        acks = server.seen[0].acks
+        wait_until(lambda: acks, 5)
+    assert lines == ["ERRORS 0", "DONE 1"] and acks == [77]
+
+
 def test_the_inbox_counts_what_it_drops(tmp_path):
     with Server() as server:
         assert run("inbox", server, tmp_path) == ["DROPS 2 3", "DONE [2, 3, 4, 9]"]

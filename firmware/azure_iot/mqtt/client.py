@@ -12,15 +12,15 @@ MQTT (session.py), TCP and TLS (the opener's transport), large messages (stream.
 Theory of operation. One task connects and then reads until the link ends; a second one wakes
 every quarter of the shortest deadline and asks the session whether something is overdue. Writing
 is done by whoever has something to write, without waiting: a packet goes out in one call. Only
-when the socket is full does one writer wait, `session.busy` keeps the others out, and
-PUBACKs of the reader are kept for it. `_write` is the stream's write method while writing is
-allowed, else None. Everybody who waits for a change (room, an answer, the link) waits for
+when the socket is full does one writer wait, and PUBACKs of the reader are kept for it. `_write`
+is the stream's write method while writing is allowed, else None. Everybody who waits for a change (room, an answer, the link) waits for
 `_changed` and looks again.
 
 Message handler: `on_message(topic, payload, qos, pid)`; `payload` is valid until it returns. A
 QoS 1 message is acknowledged afterwards, not if the handler raised: then it comes again with the
-next connection. One that returns False calls `acknowledge(pid)` itself, on the same connection. A handler may be a coroutine function; reading pauses while it runs, so it must
-not wait for the link itself (publish(wait=False) is allowed).
+next connection. One that returns False calls `acknowledge(pid)` itself, on the same connection. A
+handler may be a coroutine function; reading pauses while it runs, so it must not wait for the
+link itself (publish(wait=False) is allowed).
 """
 
 import asyncio
@@ -32,7 +32,9 @@ from azure_iot.errors import (
     ServiceError,
 )
 from azure_iot.mqtt import packet
-from azure_iot.mqtt.connection import Connection, _full
+from azure_iot.mqtt.connection import Connection
+
+_type, _bytes = type, bytes  # per message: a builtin is searched for one by one
 
 
 def owned(payload: object, copy: bool) -> bytes:
@@ -54,7 +56,6 @@ class MQTTClient(Connection):
         if self._write is not None:
             n = self._put(data)
             if n != len(data) and self._link is not None and self._error is None:
-                self.session.busy = True
                 self._write = None
                 asyncio.create_task(self._finish(bytes(data), n))
 
@@ -68,22 +69,15 @@ class MQTTClient(Connection):
 
     def _broken(self, error: Exception) -> None:
         """Drop the link after a failed write."""
-        link = self._link
-        if hasattr(link, "explain"):
-            error = link.explain(error)
-        self.last_error = error
+        self.last_error = error = self._link.explain(error)
         self._drop(error)
 
     def acknowledge(self, pid: int) -> None:
-        """Send the PUBACK that a handler held back by returning False."""
-        if self.connected.is_set():
-            self._acknowledge(pid)
-
-    def _acknowledge(self, pid: int) -> None:
-        if self._write is None or self._acks:
-            self._acks.append(pid)
-        else:
+        """Send PUBACK, for a handler that held it back by returning False."""
+        if self._write is not None and not self._acks:
             self._post(self.session.puback(pid))
+        elif self.connected.is_set():
+            self._acks.append(pid)
 
     async def _finish(self, view: "bytes | memoryview", n: "int | None") -> None:
         """Write the rest of a packet, the only writer meanwhile."""
@@ -91,21 +85,23 @@ class MQTTClient(Connection):
         link = self._link
         if link is None or self._error is not None:
             return
-        s.busy = True
         self._write = None
         try:
             if (n or 0) < len(view):
                 await link.write(view[n:] if n else view)
             if s.rest is not None:
                 await link.write(s.rest)
-        except AzureIoTError as error:
-            if self._link is link:
-                self._drop(error)
-        except BaseException:
-            if self._link is link:
-                self._drop(ConnectionDroppedError("cancelled in the middle of a packet"))
-            raise
+        except BaseException as error:
+            self._cut(link, error)
         await self._release(link)
+
+    def _cut(self, link: "object", error: BaseException) -> None:
+        """Drop a link whose stream ends within a packet; raise again what is not of the link."""
+        ours = isinstance(error, AzureIoTError)
+        if self._link is link:
+            self._drop(error if ours else ConnectionDroppedError("cut in a packet: %r" % error))
+        if not ours:
+            raise error
 
     async def _release(self, link: "object") -> None:
         """Write the PUBACKs that came up meanwhile, then let the others write again."""
@@ -114,14 +110,10 @@ class MQTTClient(Connection):
             while self._acks and self._link is link and self._error is None:
                 await link.write(s.puback(self._acks.pop(0)))
         except BaseException as error:
-            if self._link is link:
-                self._drop(ConnectionDroppedError("PUBACK not written: %r" % error, error))
-            if not isinstance(error, AzureIoTError):
-                raise
+            self._cut(link, error)
         if self._link is link and self._error is None:
             s.rest = None
-            s.busy = False
-            self._write = getattr(link, "write_some", _full)
+            self._write = link.write_some
         self._notify()
 
     async def publish(
@@ -134,27 +126,30 @@ class MQTTClient(Connection):
         `wait=False` it queues instead and raises QueueFullError when the queue is full.
         """
         # hot path: no allocation beyond the session's and this coroutine
-        if not isinstance(payload, bytes):
+        if _type(payload) is not _bytes:
             payload = owned(payload, copy)
         s = self.session
-        if self._write is None or s.sent != s.head or s.sent - s.tail >= s.window:
+        write = self._write
+        if write is None or s.queued or s.sent - s.tail >= s.window:
             if await self._queued(topic, payload, qos, wait):
-                return s.head - 1
-        view = s.publish(topic, payload, qos)
+                return s.sent + s.queued - 1
+            write = self._write
+        view = self._publish(topic, payload, qos)
         try:  # not _put(): one call less, and its frame would come from the heap
-            copy = self._write(view)
+            copy = write(view)
         except (OSError, ValueError) as error:
             self._broken(error)
             if not qos:
                 raise self.last_error
-        if copy != len(view) or s.rest is not None:
+            return s.sent - 1
+        if copy != s.due:
             await self._finish(view, copy)
-        return s.head - 1
+        return s.sent - 1
 
     async def _queued(self, topic: str, payload: bytes, qos: int, wait: bool) -> bool:
         """Queue a message (True), or wait until it may be sent at once (False)."""
         s = self.session
-        while self._write is None or s.sent != s.head or s.sent - s.tail >= s.window:
+        while self._write is None or not s.room():
             if self._accepts(wait, len(payload)):
                 s.enqueue(topic, payload if qos else (0, payload))
                 self._kick()
@@ -168,11 +163,12 @@ class MQTTClient(Connection):
         if wait and self._link is not None and self.connected.is_set():
             return False
         s = self.session
+        pending = s.sent + s.queued - s.tail
         most, most_bytes = self._limits
-        if s.head - s.tail < most and s.pending_bytes() + size <= most_bytes:
+        if pending < most and s.pending_bytes() + size <= most_bytes:
             return True
         if not wait:
-            raise QueueFullError("%d messages wait for a connection" % (s.head - s.tail))
+            raise QueueFullError("%d messages wait for a connection" % pending)
         return False
 
     async def delivered(self, number: int) -> None:
@@ -194,7 +190,7 @@ class MQTTClient(Connection):
         s = self.session
         link = self._link
         try:
-            while self._link is link and link is not None and s.sent != s.head:
+            while self._link is link and link is not None and s.queued:
                 view = s.send_next() if self._write is not None else None
                 if view is None:
                     await self._wait()
@@ -204,7 +200,7 @@ class MQTTClient(Connection):
                     await stream.send(self, view)
                 else:
                     n = self._put(view)
-                    if n != len(view) or s.rest is not None:
+                    if n != s.due:
                         await self._finish(view, n)
         finally:
             self._pumping = False
@@ -248,7 +244,7 @@ class MQTTClient(Connection):
             while self._write is None:
                 self._alive()
                 await self._wait()
-            out = s.subscribe(wanted, qos) if qos >= 0 else s.unsubscribe(wanted)
+            out = s.subscribe(wanted, qos)
             pid = s.pid
             answers[pid] = -1
             try:

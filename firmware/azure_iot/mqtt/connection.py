@@ -44,10 +44,6 @@ def _random(n: int) -> int:
     return int.from_bytes(os.urandom(3), "big") % n
 
 
-def _full(_: object) -> None:
-    """Stand in for read_some and write_some of a transport that has none."""
-
-
 class Connection:
     """Half of an MQTTClient. `connected` is an Event, `last_error` why the last link or attempt ended."""
 
@@ -86,6 +82,7 @@ class Connection:
             max_packet=max_packet,
             deadlines=deadlines,
         )
+        self._publish = self.session.publish
         self.client_id = client_id
         self.connected = asyncio.Event()
         self.last_error = None
@@ -112,9 +109,8 @@ class Connection:
     def stats(self) -> dict:
         """Counters since the client was made: only those that are not zero, and the queue."""
         s = self.session
-        found = {"packets": s.packets, "strangers": s.strangers, "pending": s.head - s.tail}
-        found["resent"] = s.resent
-        found["hit"] = s.hits
+        found = {"packets": s.packets, "strangers": s.strangers, "resent": s.resent}
+        found["pending"] = s.sent + s.queued - s.tail
         found.update(self._counts)
         return found
 
@@ -201,58 +197,63 @@ class Connection:
                 self._task.cancel()
 
     async def _run(self) -> None:
+        s = self.session
         while True:
-            watch = None
+            link = watch = None
             try:
                 self._error = None
                 link = self._link = await self._opener()
                 watch = asyncio.create_task(self._watch())
-                await self._hello(link)
+                login = self._credentials
+                if not isinstance(login, tuple):
+                    login = login()
+                    if not isinstance(login, tuple):
+                        login = await login
+                hello = packet.connect(self.client_id, s.keepalive_s, s.clean, *login, self._will)
+                await link.write(hello)
+                hello = login = None
                 await self._read(link)
             except asyncio.CancelledError:
                 if self._error is None:
                     raise
                 error = self._error
-            except AzureIoTError as raised:
+            except (AzureIoTError, OSError, ValueError, MemoryError) as raised:
                 error = self._error or raised
-            except (OSError, ValueError, MemoryError) as raised:
-                link = self._link
-                error = self._error or (
-                    link.explain(raised)
-                    if link is not None and hasattr(link, "explain")
-                    else ConnectionFailedError("no connection: %s" % raised, "", raised)
-                )
+                if not isinstance(error, AzureIoTError):
+                    error = (
+                        ConnectionFailedError("no connection: %s" % error, "", error)
+                        if link is None
+                        else link.explain(error)
+                    )
             finally:
                 if watch is not None:
                     watch.cancel()
             await self._down(error)
-            await self._pause()
-
-    async def _pause(self) -> None:
-        """Wait before the next attempt; after or during reconnect() not at all."""
-        if self._at_once:
-            self._at_once = False
-            return
-        end = clock.ticks_add(clock.ticks_ms(), self._backoff.next())
-        while self._backoff.attempts:
-            left = clock.ticks_diff(end, clock.ticks_ms())
-            if left <= 0:
-                return
-            await asyncio.sleep_ms(min(left, 250))
+            if self._at_once:  # after or during reconnect()
+                self._at_once = False
+                continue
+            end = clock.ticks_add(clock.ticks_ms(), self._backoff.next())
+            while self._backoff.attempts:
+                left = clock.ticks_diff(end, clock.ticks_ms())
+                if left <= 0:
+                    break
+                await asyncio.sleep_ms(min(left, 250))
 
     async def _down(self, error: Exception) -> None:
         """Tidy up after a link or an attempt that has ended with `error`."""
         link, self._link = self._link, None
         self._write = None
-        self.session.lost()
+        s = self.session
+        if s.sent != s.tail:
+            self._count("hit")
+        s.lost()
         self._answers.clear()
         self._acks = []
         sink, self._sink = self._sink, None
         if sink is not None:
             sink.abort()
         was = self.connected.is_set()
-        if was:
-            self.connected.clear()
+        self.connected.clear()
         if self._task is None:  # stop(): nothing went wrong
             hook = None
         elif was:
@@ -292,18 +293,6 @@ class Connection:
             error,
         )
 
-    async def _hello(self, link: "object") -> None:
-        """Send CONNECT."""
-        credentials = self._credentials
-        if not isinstance(credentials, tuple):
-            credentials = credentials()
-            if not isinstance(credentials, tuple):
-                credentials = await credentials
-        s = self.session
-        await link.write(
-            packet.connect(self.client_id, s.keepalive_s, s.clean, *credentials, self._will)
-        )
-
     async def _watch(self) -> None:
         """Ask the session for what is overdue."""
         s = self.session
@@ -312,7 +301,7 @@ class Connection:
             await asyncio.sleep_ms(s.deadline())
             now = clock.ticks_ms()
             try:
-                if s.elapse(max(0, clock.ticks_diff(now, then))):
+                if s.elapse(max(0, clock.ticks_diff(now, then)), self._write is None):
                     self._post(b"\xc0\0")
             except AzureIoTError as error:
                 self._drop(error)
@@ -322,48 +311,42 @@ class Connection:
     async def _read(self, link: "object") -> None:
         """Read and handle packets until the link ends."""
         s = self.session
-        read = getattr(link, "read_some", _full)
-        ready = None if read is _full else link.readable()
         step = s.next
-        space = s.space
+        read = link.read_some
+        ready = None if read is None else link.readable()
         turns = 0
         while True:
-            view = space()
-            n = read(view)
+            view = s.space
             if ready is None:
                 self._notify()
                 n = await link.read_into(view)
+            else:
+                n = read(view)
             if n:
                 event = step(n)
                 while event:
-                    if event == MESSAGE:
-                        later = self._message(s)
-                        if later is not None:
-                            await later
-                    else:
-                        await self._event(event)
-                    event = step()
+                    later = self._message(s) if event == MESSAGE else self._event(event)
+                    if later is not None:
+                        await later
+                    event = step() if s.more else 0
                 if self._error is not None:  # a write of ours has failed meanwhile
                     raise self._error
             elif n is not None:
                 raise ConnectionDroppedError("closed by the peer")
-            turns += 1
             if ready is not None and (n is None or n < len(view)):
                 # nothing is left: a stream reads on until it has filled the view or must wait
                 turns = 0
                 if self._waiting:
                     self._notify()
                 await ready
-            elif turns == _READS:
+                continue
+            turns += 1
+            if turns == _READS:  # give other tasks a turn
                 turns = 0
-                await self._relax()
-
-    async def _relax(self) -> None:
-        """Give other tasks a turn; read no further while too many PUBACKs wait for a writer."""
-        self._notify()
-        await asyncio.sleep_ms(0)
-        while len(self._acks) > _ACKS:
-            await asyncio.sleep_ms(10)
+                self._notify()
+                await asyncio.sleep_ms(0)
+                while len(self._acks) > _ACKS:
+                    await asyncio.sleep_ms(10)
 
     def _message(self, s: Session) -> "object | None":
         """Hand a message over and acknowledge it; return what is still to be awaited."""
@@ -371,13 +354,15 @@ class Connection:
         try:
             if self.on_message is not None:
                 result = self.on_message(s.topic, s.payload, s.qos, pid)
+                if result is False:  # acknowledged later
+                    return None
                 if result is not None:
                     return self._await(result, pid)
         except Exception as error:
             self._blame(error)
             return None
         if pid:
-            self._acknowledge(pid)
+            self.acknowledge(pid)
         return None
 
     async def _await(self, result: "object", pid: int) -> None:
@@ -391,71 +376,68 @@ class Connection:
         finally:
             self._handling = False
         if pid:
-            self._acknowledge(pid)
+            self.acknowledge(pid)
 
     def _blame(self, error: Exception) -> None:
         """Go on after a handler that raised: its message is not acknowledged."""
         self._count("handler_errors")
         log.error("mqtt: message handler: %r", error)
 
-    async def _event(self, event: int) -> None:
+    def _event(self, event: int) -> "object | None":
+        """Handle what is not a message; return what is still to be awaited."""
         s = self.session
-        if event == CONNACK:
-            if s.code:
-                kind, text = _REFUSALS[s.code]
-                raise kind("CONNACK %d: %s" % (s.code, text))
-            self._online()
-        elif event == BEGIN or event == CHUNK:
-            await self._large(event)
-        else:
+        if event <= CHUNK:
+            return self._large(event)
+        if event > CONNACK:  # SUBACK, UNSUBACK
             if s.pid in self._answers:
                 self._answers[s.pid] = s.code
-            self._notify()
+        elif s.code:
+            kind, text = _REFUSALS[s.code]
+            raise kind("CONNACK %d: %s" % (s.code, text))
+        else:
+            self._write = self._link.write_some
+            self._since = clock.ticks_ms()
+            if self._evictions < _EVICTIONS - 1:
+                self._backoff.reset()
+            self._failures = 0
+            self._count("connects")
+            self.last_error = None
+            self.connected.set()
+            asyncio.create_task(self._greet(self._link, s.present))
+        self._notify()
+        return None
 
     async def _large(self, event: int) -> None:
         """Pass a large message to its sink piece by piece, or let it go by, counted."""
         s = self.session
         try:
+            result = None
             if event == BEGIN:
-                self._begin_large(s)
+                self._large_pid = s.pid
+                self._sink = None
+                if self.on_large is not None and s.topic is not None:
+                    self._sink = self.on_large(s.topic, s.size, s.qos, s.pid)
+                if self._sink is None:
+                    self._count("discarded")
             elif self._sink is not None:
                 result = self._sink.write(s.payload)
-                if result is not None:
-                    await result
+            if result is not None:
+                await result
             if not s.left:
                 sink, self._sink = self._sink, None
                 result = sink.close() if sink is not None else None
+                if result is False:  # acknowledged later
+                    return
                 if result is not None:
                     await result
                 if self._large_pid:
-                    self._acknowledge(self._large_pid)
+                    self.acknowledge(self._large_pid)
         except Exception as error:
             self._blame(error)
             sink, self._sink = self._sink, None
             self._large_pid = 0  # not acknowledged: it comes again
             if sink is not None:
                 sink.abort()
-
-    def _begin_large(self, s: Session) -> None:
-        self._large_pid = s.pid
-        self._sink = None
-        if self.on_large is not None and s.topic is not None:
-            self._sink = self.on_large(s.topic, s.size, s.qos, s.pid)
-        if self._sink is None:
-            self._count("discarded")
-
-    def _online(self) -> None:
-        """Take up work after CONNACK."""
-        self._write = getattr(self._link, "write_some", _full)
-        self._since = clock.ticks_ms()
-        if self._evictions < _EVICTIONS - 1:
-            self._backoff.reset()
-        self._failures = 0
-        self._count("connects")
-        self.last_error = None
-        self.connected.set()
-        self._notify()
-        asyncio.create_task(self._greet(self._link, self.session.present))
 
     async def _greet(self, link: "object", present: bool) -> None:
         """Subscribe again where the server has forgotten us, then resend and tell the owner."""

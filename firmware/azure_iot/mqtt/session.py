@@ -8,20 +8,21 @@ Spec: MQTT Version 3.1.1, OASIS Standard; a violation raises ProtocolError namin
 
 Theory of operation. Messages to send sit in a ring, numbered upwards for ever:
 
-    tail .. sent    in flight, at most `window`; the packet id is number % 65535 + 1
-    sent .. head    accepted, not sent yet (no connection, or the window was full)
+    tail .. sent               in flight, at most `window`; the packet id is number % 65535 + 1
+    sent .. sent + queued      accepted, not sent yet (no connection, or the window was full)
 
 PUBACKs arrive in order (MQTT-4.6.0-2), so the next one belongs to `tail`; one out of order
 leaves a hole that `tail` jumps later. Losing the connection sets `sent` back to `tail`:
-everything is sent again in order, with DUP where it was sent before. Numbers start again at
-zero after _LAP, a multiple of 65535 and of every ring size, below a 31-bit small integer.
+everything is sent again in order, with DUP where it was sent before. One list is the ring: the
+payload of slot i is at i, None once it is finished; its topic is at ~i, counted from the end.
 
 Received bytes are parsed where they were read. A packet larger than the buffer comes out as
-BEGIN and CHUNKs. Nothing is allocated per packet while topic and sizes repeat; `payload` is
-valid until the buffer is read into again.
+BEGIN and CHUNKs. Nothing is allocated per packet while topic and sizes repeat: then both
+directions skip the parsing and building, and only the packet id and the payload are new.
+`payload` is valid until next() is called again.
 
-    event = session.next(read_into(session.space()))
-    while event: …; event = session.next()      # session.topic, .payload, .qos, .pid, …
+    event = session.next(read_into(session.space))
+    while event: …; event = session.next() if session.more else 0   # session.topic, .payload, …
 """
 
 from micropython import const
@@ -33,8 +34,8 @@ from azure_iot.mqtt.sending import Sender
 
 PING = const(1)
 
-_LAP = const(268431360)  # 65535 * 4096
 _WATCHED = ("CONNACK", "PUBACK", "SUBACK", "PINGRESP", "the rest of a packet")
+_NONE = (None,) * 6
 
 
 class Session(Sender, Receiver):
@@ -51,58 +52,56 @@ class Session(Sender, Receiver):
         max_packet: int = 294912,
         deadlines: "object | None" = None,
     ) -> None:
-        self._in = bytearray(buffer_in) if isinstance(buffer_in, int) else buffer_in
-        self._out = bytearray(buffer_out) if isinstance(buffer_out, int) else buffer_out
-        self._all = memoryview(self._in)
-        self._pos = self._end = 0  # unread part of the buffer
-        self._body = 0  # where the packet being looked at has its variable header
-        self._skip = 0  # bytes of an overlong topic and its packet id still to pass
-        self._view = None  # the last payload view and where it lies
-        self._view_at = self._view_end = -1
-        self._name = self._name_view = None  # the last topic: bytes, and the view it was in
-        self._name_at = self._name_end = -1
-        self._topic = None  # the topic that stands in the out buffer, and where it ends
-        self._at = 0
-        self._out_view = memoryview(self._out)
-        self._packet = None  # the last packet view, its end, its remaining length if > 127
-        self._packet_end = self._packet_size = -1
-        self._ack = bytearray(b"\x40\x02\0\0")
+        # what runs per packet first: early names keep their own place in the attribute table
+        self.tail = self.sent = self.queued = 0
         size = 8
         while size < window:
             size *= 2
+        self._ring = [None] * (2 * size)
         self._mask = size - 1
-        self._topics = [None] * size
-        self._payloads = [None] * size
-        self.tail = self.sent = self.head = 0
-        self._again = 0  # numbers below this have been sent before
-        self.resent = self.hits = 0  # messages sent again; links lost with some in flight
-        self._pending = {}  # packet id of SUBSCRIBE (True) and UNSUBSCRIBE (False) in flight
+        self._out = bytearray(buffer_out) if isinstance(buffer_out, int) else buffer_out
+        self._topic = None  # the one in the out buffer; length and QoS prepared there
+        self._kind = -1
+        self._at = 0  # end of that topic
+        self._body = self._packet = None  # where the payload goes, and the view to be written
+        self.due = 0
+        self.more = True
+        self._in = self.space = memoryview(
+            bytearray(buffer_in) if isinstance(buffer_in, int) else buffer_in
+        )
+        self._whole = -1  # length of the last message, alone in the buffer; what it began with
+        self._start, self._known = None, b""
+        self._pid_at = self.pid = self.packets = 0  # packets received but PUBACKs
+        self.ack = bytearray(b"\x40\x02\0\0")  # PUBACK for the last message
+        self.topic = self.payload = self._topic_bytes = None
         self.window = window
+        self._pos = self._end = 0  # unread part of the buffer
+        self.left = 0  # of a large message; below 0: of an overlong topic
+        self._again = 0  # numbers below this have been sent before
+        self.resent = self.strangers = 0  # messages sent again; PUBACKs for nothing in flight
+        self._pending = {}  # packet id of SUBSCRIBE (True) and UNSUBSCRIBE (False) in flight
         self.clean = clean
         self.keepalive_s = keepalive_s
         self._max = max_packet
-        self.deadlines = deadlines or Deadlines()
+        self.deadlines = deadlines or Deadlines
         self.rest = None  # what of the last packet did not fit the out buffer
-        self.online = self.busy = self.pinging = False
-        self.topic = self.payload = None
-        self.left = self.qos = self.pid = self.size = self.code = 0
-        self.present = self.dup = False
-        self.packets = self.strangers = 0  # received but PUBACKs; PUBACKs for nothing in flight
-        self._alive = 0
-        self._keys = [None] * 6
-        self._ages = [0] * 6
+        self.online = self.pinging = self.present = False
+        self.qos = self.size = self.code = self.dup = self._alive = 0
+        self._ages: list = [0] * 6 + [_NONE]
 
     def lost(self) -> None:
         """Start again: nothing received counts, everything in flight is to be sent again."""
         self._again = max(self._again, self.sent)
-        self.hits += self.sent != self.tail
-        self.sent = self.tail
-        self._pos = self._end = self.left = self._skip = 0
+        n = self.sent - self.tail
+        self.sent -= n
+        self.queued += n
+        self._pos = self._end = self.left = 0
         self._pending = {}
-        self.online = self.busy = self.pinging = False
+        self.online = self.pinging = False
+        self.more = True
+        self.space = self._in
         self.rest = None
-        for i in range(6):
-            self._keys[i] = None
+        self._ages[6] = _NONE
 
     def deadline(self) -> int:
         """Return after how many milliseconds at the latest elapse() wants to be called."""
@@ -112,52 +111,50 @@ class Session(Sender, Receiver):
             ms = min(ms, self.keepalive_s * 125)
         return max(ms, 50)
 
-    def elapse(self, ms: int) -> int:
+    def elapse(self, ms: int, busy: bool = False) -> int:
         """Let `ms` pass; return PING when one is due. Raises ConnectionDroppedError.
+
+        `busy`: a packet is being written, so answers cannot be expected.
 
         Each answer waited for has a key that changes with progress: the age of an unchanged key
         is compared, so no packet has to read a clock. Found late by two calls at most.
         """
         self._advance()
-        if self.tail >= _LAP:
-            self.tail -= _LAP
-            self.sent -= _LAP
-            self.head -= _LAP
-            self._again -= _LAP
         d = self.deadlines
+        tail = self.tail
+        online = self.online
+        pinging = self.pinging
+        partial = self.left or self._end
         # A PING is due after 5/8 of the keep alive without a round trip, its answer within 1/4:
         # with the sampling a dead peer is found within 1.375 times the keep alive.
         idle = self.keepalive_s * 625
-        partial = self.left or self._pos != self._end
-        busy = self.busy
-        self._watch(0, None if self.online else 1, ms, d.connack_ms)
-        waiting = self.sent != self.tail and not busy
-        self._watch(1, self.tail if waiting else None, ms, d.puback_ms)
-        self._watch(2, self._alive if self._pending and not busy else None, ms, d.suback_ms)
-        pong = min(d.pingresp_ms, self.keepalive_s * 250)
-        self._watch(3, 1 if self.pinging and not partial and not busy else None, ms, pong)
-        # one allowance per 16 KB; `left` shrinks, so the size counts
-        allowed = d.packet_ms * (1 + (self.size >> 14 if self.left else 0))
-        self._watch(4, self.packets + self.tail if partial else None, ms, allowed)
-        if not idle or self.pinging or not self.online or busy:
+        keys = (
+            None if online else 1,
+            None if busy or tail == self.sent else tail,
+            None if busy or not self._pending else self._alive,
+            None if busy or partial or not pinging else 1,
+            self.packets + tail if partial else None,
+            None if busy or pinging or not online or not idle else tail + self._alive,
+        )
+        limits = (
+            d.connack_ms,
+            d.puback_ms,
+            d.suback_ms,
+            min(d.pingresp_ms, self.keepalive_s * 250),
+            # one allowance per 16 KB; `left` shrinks, so the size counts
+            d.packet_ms * (1 + (self.size >> 14 if self.left > 0 else 0)),
+        )
+        ages = self._ages
+        for i in range(6):
+            ages[i] += ms
+            if keys[i] is None or keys[i] != ages[6][i]:
+                ages[i] = 0
+            elif i < 5 and ages[i] >= limits[i]:
+                raise ConnectionDroppedError(
+                    "%s did not come within %d ms" % (_WATCHED[i], limits[i])
+                )
+        ages[6] = keys
+        if keys[5] is None or ages[5] + self.deadline() <= idle:
             return 0
-        key = self.tail + self._alive
-        if self._keys[5] != key:
-            self._keys[5] = key
-            self._ages[5] = 0
-        else:
-            self._ages[5] += ms
-        if self._ages[5] + self.deadline() > idle:
-            self._ages[5] = 0
-            self.pinging = True
-            return PING
-        return 0
-
-    def _watch(self, i: int, key: "int | None", ms: int, limit: int) -> None:
-        if key is None or key != self._keys[i]:
-            self._keys[i] = key
-            self._ages[i] = 0
-            return
-        self._ages[i] += ms
-        if self._ages[i] >= limit:
-            raise ConnectionDroppedError("%s did not come within %d ms" % (_WATCHED[i], limit))
+        self.pinging = True
+        return PING

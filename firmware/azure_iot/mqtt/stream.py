@@ -11,7 +11,7 @@ from hashlib import sha256
 
 from micropython import const
 
-from azure_iot.errors import AzureIoTError, ConnectionDroppedError
+from azure_iot.errors import ConnectionDroppedError
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
@@ -81,11 +81,12 @@ async def send(client: "MQTTClient", job: "tuple") -> None:
     topic, source, head, number = job
     s = client.session
     link = client._link
-    s.busy = True
     client._write = None
     reader = source.factory() if callable(source.factory) else source.factory
     try:
-        out, start, at = s.begin(head, topic, source.size, number)
+        start, at = s.frame(head, topic, source.size, number)
+        s._topic = None  # the body overwrites it
+        out = memoryview(s._out)
         hashed = sha256()
         left = source.size
         while True:
@@ -108,13 +109,8 @@ async def send(client: "MQTTClient", job: "tuple") -> None:
         s.forget(number)
         client._count("changed")
         client._drop(ConnectionDroppedError("a reader failed in a packet: %s" % error, error))
-    except AzureIoTError as error:
-        if client._link is link:
-            client._drop(error)
-    except BaseException:
-        if client._link is link:
-            client._drop(ConnectionDroppedError("cancelled in the middle of a packet"))
-        raise
+    except BaseException as error:
+        client._cut(link, error)
     finally:
         _close(reader)
     await client._release(link)

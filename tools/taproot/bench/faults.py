@@ -198,7 +198,7 @@ _publisher(
 _publisher("tls_silent", "ConnectionFailedError at the deadline", 3, "ConnectionFailedError")
 _publisher("one_byte_per_second", "ConnectionFailedError", 3, "ConnectionFailedError", "CONNACK")
 
-_subscriber("oversize", "refused before allocation, reconnect", "ProtocolError", "more than a hub")
+_subscriber("oversize", "refused before allocation, reconnect", "ProtocolError", "the limit is")
 _subscriber("badvarint", "ProtocolError at byte 5", "ProtocolError", "four bytes")
 _subscriber("trunc", "no callback, reconnect, subscription kept", "ConnectionDroppedError")
 _subscriber("trunc_hang", "deadline", "ConnectionDroppedError", "rest of a packet")

@@ -126,7 +126,7 @@ class App:
             backoff=Backoff(CHOSEN["minimum_ms"], CHOSEN["maximum_ms"], random),
         )
         session = self.client.session
-        session.tail = session.sent = session.head = CHOSEN["first_id"]
+        session.tail = session.sent = CHOSEN["first_id"]
         self.got = 0
         self.kinds = set()
         self.hits = 0
