@@ -34,6 +34,7 @@ class C2D:
 
     def __init__(self, inbox_size: int, acknowledge: object) -> None:
         self.handler = None
+        self.sink = None  # (message, size) -> where a large body goes
         self.inbox = Inbox(inbox_size)
         self._acknowledge = acknowledge
         self._open = []
@@ -41,9 +42,20 @@ class C2D:
         self._done = []
         self._worker = None
 
-    def on_message(self, found: tuple, data: bytes, pid: int) -> "bool | None":
+    def stream(self, found: tuple, size: int, pid: int) -> "object | None":
+        """Give the sink for a large message; None: the application does not want it."""
+        sink = self.sink(hub.message_from_bag(found[-1], b""), size)
+        if sink is None:
+            return None
+        from .large import Through
+
+        return Through(sink, lambda digest: self.on_message(found, sink, pid, digest))
+
+    def on_message(
+        self, found: tuple, data: object, pid: int, digest: bytes = b""
+    ) -> "bool | None":
         """Take what `hub.parse` found; False: the PUBACK comes later."""
-        mark = (found[-1], data)
+        mark = (found[-1], digest or data)
         if mark in self._done:
             self._done.remove(mark)
             return None

@@ -79,10 +79,11 @@ class IoTHubDeviceClient(ManagedConnection):
 
     async def send_message(
         self,
-        message: "Message | bytes | str | dict | list",
+        message: "Message | bytes | str | dict | list | Callable",
         properties: "dict | None" = None,
         *,
         wait: bool = True,
+        size: int = 0,
     ) -> int:
         """Send telemetry at QoS 1; with `wait` until the hub has acknowledged it.
 
@@ -90,27 +91,32 @@ class IoTHubDeviceClient(ManagedConnection):
 
         dict and list become JSON with `$.ct=application/json&$.ce=utf-8`. A message accepted
         while there is no connection waits in the queue; a full queue raises QueueFullError.
+        A function is a stream of `size` bytes: each call gives a new reader with
+        `readinto(memoryview)` and the same bytes, `lambda: open("log.bin", "rb")`.
         Raises ServiceError(413) for more than 256 KB.
         """
         message = to_message(message, properties)
-        return await self._publish_message(message, wait)
-
-    async def delivered(self, number: int) -> None:
-        """Wait until the hub has acknowledged the message with this number."""
-        await self._mqtt.delivered(number)
-
-    async def _publish_message(self, message: "Message", wait: bool) -> int:
-        if len(message.data) > hub.MAX_D2C:
+        data = message.data
+        if not callable(data):
+            size = len(data)
+        if size > hub.MAX_D2C:
             raise ServiceError(
-                "a message of %d bytes, the hub takes %d" % (len(message.data), hub.MAX_D2C), 413
+                "a message of %d bytes, the hub takes %d" % (size, hub.MAX_D2C), 413
             )
         bag = message.bag()
         # One topic for all messages without properties: a full queue holds it only once.
         topic = hub.events_topic(self._base, bag) if bag else self._events
-        number = await self._mqtt.publish(topic, message.data, 1, wait=wait)
+        if callable(data):
+            number = await self._mqtt.publish_stream(topic, data, size, 1, wait=wait)
+        else:
+            number = await self._mqtt.publish(topic, data, 1, wait=wait)
         if wait:
             await self._mqtt.delivered(number)
         return number
+
+    async def delivered(self, number: int) -> None:
+        """Wait until the hub has acknowledged the message with this number."""
+        await self._mqtt.delivered(number)
 
     # Twin
 
@@ -146,13 +152,17 @@ class IoTHubDeviceClient(ManagedConnection):
         """Iterate over requests without a handler: `await request.respond(200, {"ok": True})`."""
         return self._use_methods().requests()
 
-    def on_c2d(self, handler: "Callable") -> None:
+    def on_c2d(self, handler: "Callable", sink: "Callable | None" = None) -> None:
         """Handle each cloud-to-device message with `await handler(message)`.
 
         The hub gets its PUBACK only after the handler returned; if it raises, the message stays
-        in the hub's queue and comes again with the next connection.
+        in the hub's queue and comes again with the next connection. A message larger than the
+        input buffer (4 KB) goes into `sink(message, size)`, an object with `write(memoryview)`,
+        `close()` and `abort()` that is then the handler's `message.data`; None: not wanted.
         """
-        self._use_c2d().handler = handler
+        c2d = self._use_c2d()
+        c2d.handler = handler
+        c2d.sink = sink
         self._want(hub.c2d_filter(self._base))
 
     def c2d_messages(self) -> object:

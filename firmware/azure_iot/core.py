@@ -365,6 +365,10 @@ class HubConnection:
             found = hub.parse(topic, self._base)
             if self.upkeep.takes(found):
                 return self.upkeep.sink(found, size)
+        if self._c2d is not None and self._c2d.sink is not None:
+            found = hub.parse(topic, self._base)
+            if found[0] == hub.C2D:
+                return self._c2d.stream(found, size, pid)
         if size > self._options[2]:
             log.error("a message of %d bytes is over the inbound limit: dropped", size)
             return None

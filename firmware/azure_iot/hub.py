@@ -91,7 +91,8 @@ class Message:
         return "&".join(parts)
 
     def __repr__(self) -> str:
-        return "<Message of %d bytes, %d properties>" % (len(self.data), len(self.properties))
+        size = len(self.data) if hasattr(self.data, "__len__") else -1  # -1: a stream
+        return "<Message of %d bytes, %d properties>" % (size, len(self.properties))
 
 
 def message_from_bag(bag: str, data: bytes) -> Message:

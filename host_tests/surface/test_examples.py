@@ -126,6 +126,18 @@ def test_c2d(example, emu):
     assert "hello" in process.text
 
 
+def test_streaming(example, emu):
+    with_device(example, "ex-stream")
+    with example.start("streaming.py") as process:
+        process.wait_for("sent", 20)
+        emu.send_c2d("ex-stream", bytes(50_000), {"a": "b"})
+        process.wait_for("received received.bin 50000 {'a': 'b'}", 20)
+        assert process.wait(20) == 0, process.text
+    (message,) = emu.messages("ex-stream")
+    assert message.body == b"".join(b"line %d\n" % n for n in range(2000))
+    assert message.properties == {"file": "log.txt"}
+
+
 def test_provision(example, emu):
     emu.enroll("ex-dps", primary_key=KEY, payload={"site": "Ulm"})
     example.secrets(

@@ -1,5 +1,6 @@
 """Modules, Edge gateway, Plug and Play, will, redelivery, refusals of the hub, gaps in the twin."""
 
+import hashlib
 import time
 
 import pytest
@@ -205,3 +206,90 @@ def test_what_the_hub_refuses_is_a_service_error_and_the_link_stays(device, emu)
     assert [m.body for m in emu.messages("refuse")] == [b"still here"]
     connects = [e for e in emu.events() if e["type"] == "connect" and e["identity"] == "refuse"]
     assert len(connects) == 1
+
+
+STREAM = """
+import gc
+from hashlib import sha256
+from azure_iot import IoTHubDeviceClient, ServiceError
+class Reader:
+    opened = 0
+    def __init__(self):
+        self.at = 0
+        Reader.opened += 1
+    def readinto(self, view):
+        n = min(len(view), F["size"] - self.at)
+        for i in range(n):
+            view[i] = (self.at + i) % 251
+        self.at += n
+        return n
+class Sink:
+    aborted = closed = 0
+    def __init__(self):
+        self.digest = sha256()
+        self.size = 0
+        out("begins")
+    def write(self, part):
+        self.digest.update(part)
+        self.size += len(part)
+    def close(self):
+        Sink.closed += 1
+    def abort(self):
+        Sink.aborted += 1
+        out("aborted", self.size)
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    done = asyncio.Event()
+    handled = []
+    async def handler(message):
+        handled.append(message.data)
+        out("handler", message.message_id, len(handled))
+        while len(handled) == 1 and client.connected.is_set():
+            await asyncio.sleep_ms(10)          # the test drops the connection here
+        if isinstance(message.data, Sink):
+            out("got", message.data.size, message.data.digest.digest().hex())
+        else:
+            done.set()
+    client.on_c2d(handler, sink=lambda message, size: Sink())
+    async with client:
+        gc.collect()
+        ballast = []
+        while gc.mem_free() > 190000:
+            ballast.append(bytearray(500))
+        await client.send_message(Reader, {"p": "q"}, size=F["size"])
+        out("sent", gc.mem_free() < F["size"])
+        try:
+            await client.send_message(Reader, size=262145)
+        except ServiceError as error:
+            out("refused", error.status)
+        await done.wait()
+        await asyncio.sleep_ms(300)
+    out("end", Sink.closed, Sink.aborted, client.stats.get("discarded", 0),
+        client.stats.get("handler_errors", 0))
+asyncio.run(main())
+"""
+
+
+def test_streams_need_no_memory_and_are_acknowledged_after_the_handler(device, emu):
+    size = 200_000
+    body = bytes(n % 253 for n in range(60_000))
+    with device.start(STREAM, "stream", size=size) as process:
+        process.wait_for('"refused"', 30)
+        emu.send_c2d("stream", body, message_id="m1")
+        process.wait_for('"handler", "m1", 1', 20)
+        assert len(emu.call(lambda: emu.emulator.hub.registry.get("stream").queue.letters)) == 1, (
+            "not acknowledged before the handler returned"
+        )
+        emu.drop("stream")
+        process.wait_for('"got"', 20)
+        emu.send_c2d("stream", b"small", message_id="m2")
+        assert process.wait(20) == 0, process.text
+    out = outputs(process.output)
+    assert ["sent", True] in out and ["refused", 413] in out
+    assert ["got", len(body), hashlib.sha256(body).hexdigest()] in out
+    handlers = [o for o in out if o[0] == "handler"]
+    assert [h[1] for h in handlers] == ["m1", "m2"], "handled once although it came twice"
+    assert out.count(["begins"]) == 2
+    assert out[-1][0] == "end" and out[-1][2:] == [0, 0, 0]
+    assert [m.body for m in emu.messages("stream")] == [bytes(n % 251 for n in range(size))]
+    assert emu.messages("stream")[0].properties == {"p": "q"}
