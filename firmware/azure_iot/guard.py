@@ -89,10 +89,12 @@ class Guard:
         self._action = 0
         trust = link.trust
         wanted = trust is not None and trust.time_repair_wanted
-        if action == REPAIR or wanted:
+        # DPS takes the same kind of token: with a wrong clock it would refuse this device, too.
+        unproven = action == REPROVISION and link.uses_token and not self.keeper.proven
+        if action == REPAIR or wanted or unproven:
             log.info("repairing the time before anything else is blamed")
             await self.keeper.repair(link.identity.gateway, link.context())
-        elif action == REPROVISION and self.reprovision is not None:
+        if action == REPROVISION and self.reprovision is not None:
             log.info("asking DPS for the assignment")
             try:
                 link.retarget(await self.reprovision())

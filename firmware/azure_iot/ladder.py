@@ -65,7 +65,9 @@ class Ladder:
             self._unavailable = 0
         if kind == REFUSED:
             self._since = None
-            if not clock_proven and not self.repairs:
+            if clock_proven:
+                self.repairs = 0  # a clock that is moved after this deserves a repair of its own
+            elif not self.repairs:
                 self.repairs += 1
                 return REPAIR
             return self._reprovision(now_s)

@@ -31,6 +31,13 @@ def test_the_first_refusal_with_an_unproven_clock_repairs_the_time_and_counts_no
     assert ladder.failed(REFUSED, 1, clock_proven=False) == REPROVISION
 
 
+@pytest.mark.requirement("T10")
+def test_a_clock_that_is_moved_after_a_repair_is_repaired_again(ladder):
+    assert ladder.failed(REFUSED, 0, clock_proven=False) == REPAIR
+    assert ladder.failed(REFUSED, 1, clock_proven=True) == REPROVISION
+    assert ladder.failed(REFUSED, 2, clock_proven=False) == REPAIR
+
+
 def test_a_refusal_with_a_proven_clock_registers_at_once_then_ever_later(ladder):
     at, gaps, last = 0, [], None
     while len(gaps) < 8:
