@@ -16,6 +16,9 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
+import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -35,7 +38,8 @@ SCRIPT = Path(__file__).parent / "device" / "mqtt_bench.py"
 TOPIC = "devices/dev1/messages/events/"
 SIZES = {64: 40, 1024: 40, 16384: 16, 204800: 4}  # payload -> n of the instruction counts
 NAMES = {64: "64", 1024: "1k", 16384: "16k", 204800: "200k"}
-CORE = ("packet", "receiving", "sending", "session", "client", "connection")
+PROTOCOL = ("packet", "receiving", "sending", "session")  # without I/O, clock or task
+CORE = (*PROTOCOL, "client", "connection")
 
 
 class Lab:
@@ -61,13 +65,16 @@ class Lab:
             return None
         return Feeder(self.broker.plain_port, TOPIC, [bytes(size)] * 3000, 0.01 + size / 2e5, qos)
 
-    def count(self, mode: str, qos: int, size: int, n: int, heap: str = "400m") -> int:
+    def count(
+        self, mode: str, qos: int, size: int, n: int, heap: str = "400m", more: tuple = ()
+    ) -> int:
         """Instructions per message."""
         if self._constant is None:
             self._constant, _ = self.instructions.run(SCRIPT, *self.args("none", 0, 0, 0))
         feeder = self.fed(mode, qos, size, n)
         starter = _later(feeder, 6.0) if feeder else None
-        total, _ = self.instructions.run(SCRIPT, *self.args(mode, qos, size, n), heap=heap)
+        args = (*self.args(mode, qos, size, n), *more)
+        total, _ = self.instructions.run(SCRIPT, *args, heap=heap)
         if starter is not None:
             starter()
         return round((total - self._constant) / n)
@@ -86,13 +93,14 @@ class Lab:
         return text + "; an attribute costs 40 to 150 instructions in this VM, a call 700"
 
     def plainly(
-        self, mode: str, qos: int, size: int, n: int, build: str, port: int | None = None
-    ) -> tuple[int, int]:
+        self, mode: str, qos: int, size: int, n: int, build: str, port: int | None = None,
+        more: tuple = (),
+    ) -> tuple[int, int]:  # fmt: skip
         """Heap bytes over the loop and microseconds, without a counter in between."""
         feeder = self.fed(mode, qos, size, n)
         starter = _later(feeder, 0.5) if feeder else None
         result = interpreters.run(
-            build, SCRIPT, *self.args(mode, qos, size, n, port), heap="8m", timeout=60
+            build, SCRIPT, *self.args(mode, qos, size, n, port), *more, heap="8m", timeout=60
         )
         if starter is not None:
             starter()
@@ -195,7 +203,7 @@ def heap(lab: Lab) -> None:
     used, _ = lab.plainly("ram", 0, 0, 0, "unix32")
     lab.bench.add(
         "mqtt.connected.heap", used, "B", build="unix32", goal=1024,
-        why="session 0.8 KB (54 attributes, two rings of 8, deadlines' ages), client 0.3 KB (25 "
+        why="session 0.7 KB (47 attributes, a ring of 8 and its topics, ages), client 0.4 KB (29 "
         "attributes, two events, backoff), two tasks and the nested frames of the reader 0.5 KB",
     )  # fmt: skip
     used, _ = lab.plainly("import", 0, 0, 0, "unix32")
@@ -239,10 +247,17 @@ def rate(lab: Lab) -> None:
 
 
 def window(lab: Lab) -> None:
-    """Why the window is 8 by default: what a message costs over the size of the window."""
+    """Why the window is 8 by default: rate and held heap over its size, near and 50 ms away."""
     for size in (1, 2, 4, 8, 16, 32):
-        value = lab.count(f"aio.win+{size}", 1, 64, 320, heap="1m")
-        lab.bench.add(f"mqtt.window.{size}.aio", value, "instr", n=320, build=lab.build)
+        for delay_ms, n in ((0, 2000), (50, 60 * min(size, 8))):
+            best = 0.0
+            with Relay(lab.broker.tls_port, delay_s=delay_ms / 2000) as relay:
+                for _ in range(2 if delay_ms else 3):
+                    _, took = lab.plainly(f"aio.win+{size}", 1, 64, n, "unix64", relay.port)
+                    best = max(best, n / took * 1e6)
+            lab.bench.add(f"mqtt.window.{size}.{delay_ms}ms", round(best), "1/s", n=n)
+        used, _ = lab.plainly(f"held+{size}", 1, 64, 0, "unix32")
+        lab.bench.add(f"mqtt.window.{size}.held", used, "B", build="unix32")
 
 
 def _names_and_texts(files: list[Path]) -> tuple[int, int]:
@@ -272,9 +287,6 @@ def _names_and_texts(files: list[Path]) -> tuple[int, int]:
 
 def size(lab: Lab) -> None:
     """B7: compiled size of the modules a publishing and subscribing device loads."""
-    import subprocess
-    import tempfile
-
     folder = interpreters.firmware_folder() / "azure_iot" / "mqtt"
     compiler = interpreters.build_folder() / "bin" / "mpy-cross"
     sizes: dict[str, int] = {}
@@ -294,6 +306,10 @@ def size(lab: Lab) -> None:
         f"{texts:,} (errors in words, rules); the rest is bytecode: deadlines, window, resend, "
         "checks of every packet, queue, eviction and large messages, none of which the 3.2 KB "
         "of umqtt.robust has",
+    )  # fmt: skip
+    lab.bench.add(
+        "mqtt.size.protocol.mpy", sum(sizes[name] for name in PROTOCOL), "B", build="mpy-cross",
+        goal=6144, why="the session without I/O: " + parts,
     )  # fmt: skip
     lab.bench.add("mqtt.size.stream.mpy", sizes["stream"], "B", build="mpy-cross")
 
@@ -328,7 +344,35 @@ PARTS: dict[str, Callable[[Lab], None]] = {
 }
 
 
-def peers(bench: runner.Bench) -> None:
+def peers(lab: Lab, checkout: Path) -> None:
+    """umqtt.simple and umqtt.robust from a checkout of the user's, on the same sockets."""
+    found = {name: sorted(checkout.glob(f"**/umqtt/{name}.py")) for name in ("simple", "robust")}
+    if not found["simple"]:
+        raise UsageFailed(f"{checkout}: no umqtt/simple.py in it")
+    head = subprocess.run(
+        ["git", "-C", str(checkout), "rev-parse", "HEAD"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    commit = head.stdout.strip() or "no git checkout"
+    lab.bench.report.say(f"peers of {checkout}: {commit}")
+    with tempfile.TemporaryDirectory(prefix="taproot-peer-") as folder:
+        (Path(folder) / "umqtt").mkdir()  # one package, as on a device
+        for files in found.values():
+            if files:
+                shutil.copy(files[0], Path(folder) / "umqtt")
+        for name in (name for name in found if found[name]):
+            for qos in (0, 1):
+                floor = lab.count("floor.pub", qos, 64, 40)
+                value = lab.count(f"peer.{name}", qos, 64, 40, more=(folder,))
+                used, _ = lab.plainly(f"peer.{name}+heap", qos, 64, 40, "unix32", more=(folder,))
+                lab.bench.add(
+                    f"peer.{name}.pub.q{qos}.64", value, "instr", n=40, build=lab.build,
+                    floor=floor, ratio=round(value / floor, 2), peer=f"umqtt.{name}",
+                    commit=commit, heap=round(used / 40), recorded="",
+                )  # fmt: skip
+
+
+def recorded_peers(bench: runner.Bench) -> None:
     """Rows of other clients, recorded elsewhere: never measured here, never a goal."""
     recorded: dict[str, Any] = json.loads(
         (Path(__file__).parent / "peers.json").read_text(encoding="utf-8")
@@ -344,12 +388,19 @@ def peers(bench: runner.Bench) -> None:
 @click.option("--only", metavar="PART", help=f"One of {', '.join(PARTS)}.")
 @click.option("--build", default="unix64", show_default=True, help="For the instruction counts.")
 @click.option("--compare", metavar="FILE", help="Show the values of an earlier --json beside.")
+@click.option("--recorded", is_flag=True, help="Add the recorded rows of other clients.")
 @click.option(
-    "--peers", "with_peers", is_flag=True, help="Add the recorded rows of other clients."
-)
+    "--peers", "checkout", metavar="DIR", type=click.Path(exists=True, file_okay=False),
+    help="Measure umqtt.simple and umqtt.robust from a checkout of micropython-lib.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def command(
-    only: str | None, build: str, compare: str | None, with_peers: bool, as_json: bool
+    only: str | None,
+    build: str,
+    compare: str | None,
+    recorded: bool,
+    checkout: str | None,
+    as_json: bool,
 ) -> None:
     """Measure the MQTT client against the smallest client on the same TLS socket.
 
@@ -364,7 +415,9 @@ def command(
         for name, work in PARTS.items():
             if only in (None, name):
                 work(lab)
-    if with_peers:
-        peers(bench)
+        if checkout:
+            peers(lab, Path(checkout))
+    if recorded:
+        recorded_peers(bench)
     bench.report.say(f"{time.monotonic() - started:.0f} s")
     bench.report.finish()

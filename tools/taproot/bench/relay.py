@@ -1,7 +1,8 @@
 """A TCP relay that does to a connection what networks do.
 
 Responsible for: passing bytes between a client and a server, and for the first `times`
-connections, from a trigger on: one byte per write, a flipped bit, silence, RST or FIN.
+connections, from a trigger on: one byte per write, a flipped bit, silence, RST or FIN. With
+`delay_s` all bytes arrive that much later, as on a longer way, in both directions.
 Knows nothing of TLS or MQTT, except that `records` counts TLS record headers for the bench.
 
     with Relay(port, mode="rst", after_s=2.0) as relay:
@@ -11,6 +12,7 @@ Knows nothing of TLS or MQTT, except that `records` counts TLS record headers fo
 from __future__ import annotations
 
 import contextlib
+import queue
 import selectors
 import socket
 import struct
@@ -88,6 +90,7 @@ class Relay:
         offsets: Callable[[int], int | None] | None = None,
         drip_s: float = 0.0,
         count_records: bool = False,
+        delay_s: float = 0.0,
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"unknown mode {mode!r}: one of {', '.join(MODES)}")
@@ -95,6 +98,8 @@ class Relay:
         self.mode, self.times, self.after_s = mode, times, after_s
         self.at_byte, self.direction, self.offsets = at_byte, direction, offsets
         self.drip_s, self.count_records = drip_s, count_records
+        self.delay_s = delay_s
+        self._late: dict[socket.socket, queue.Queue[tuple[float, bytes]]] = {}
         self.connections: list[Connection] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -246,9 +251,25 @@ class Relay:
                 sink.sendall(data[i : i + 1])
                 if self.drip_s:
                     time.sleep(self.drip_s)
+        elif self.delay_s:
+            if sink not in self._late:
+                self._late[sink] = queue.Queue()
+                self._spawn(self._deliver, sink, self._late[sink])
+            self._late[sink].put((time.monotonic() + self.delay_s, data))
         else:
             sink.sendall(data)
         return False
+
+    def _deliver(self, sink: socket.socket, late: queue.Queue[tuple[float, bytes]]) -> None:
+        """Pass on what is due, in order."""
+        while not self._stop.is_set():
+            try:
+                due, data = late.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            time.sleep(max(0.0, due - time.monotonic()))
+            with contextlib.suppress(OSError):  # the connection is over
+                sink.sendall(data)
 
     def _limit(self, connection: Connection, direction: str) -> int | None:
         if self.offsets is not None:  # bytes of both directions together

@@ -14,7 +14,7 @@ from azure_iot.mqtt.receiving import CHUNK, MESSAGE
 
 MODE, QOS, SIZE, N = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 HOST, PORT, (ROOT, USER, PASSWORD) = sys.argv[5], int(sys.argv[6]), sys.argv[7:10]
-PLAIN = len(sys.argv) > 10
+PLAIN = sys.argv[10:] == ["plain"]
 TOPIC = "devices/dev1/messages/events/"
 PAYLOAD = bytes(SIZE)
 
@@ -308,6 +308,42 @@ async def bare(window):
     stream.close()
 
 
+def peer():
+    # a client of somebody else's, from the folder in the last argument, on our TLS context
+    class Verified:
+        @staticmethod
+        def wrap_socket(sock, **_):
+            return context().wrap_socket(sock, server_hostname="localhost")
+
+    sys.modules["ussl"] = Verified  # what old versions import; new ones take a context
+    sys.path.insert(0, sys.argv[10])
+    name = MODE.split("+")[0].split(".")[1]
+    module = getattr(__import__("umqtt." + name), name)
+    client = module.MQTTClient("peer", HOST, PORT, USER, PASSWORD, 60, ssl=Verified)
+    client.connect()
+    publish = client.publish
+    for _ in range(2):
+        publish(TOPIC, PAYLOAD, False, QOS)
+    with Counter():
+        for _ in range(N):
+            publish(TOPIC, PAYLOAD, False, QOS)
+    client.publish(TOPIC, b"end", False, 1)
+    client.disconnect()
+
+
+async def held(window):
+    # what a session of that window holds while all of it is in flight, payloads of 64 B included
+    from azure_iot.mqtt.session import Session
+
+    before = used()
+    s = Session(buffer_in=BUFFER, buffer_out=BUFFER, window=window, clean=True)
+    s.space[:4] = b" \x02\0\0"
+    s.next(4)
+    for _ in range(window):
+        s.publish(TOPIC, bytes(SIZE), 1)
+    print("RESULT", used() - before - 2 * BUFFER, 0)
+
+
 def sas_token(direct):
     import binascii
     from hashlib import sha256
@@ -489,6 +525,9 @@ MODES = {
     "part.ack": lambda: part("ack"),
     "part.message": lambda: part("message"),
     "aio.win": lambda: asyncio.run(aio_publish(False, int(MODE.split("+")[1]))),
+    "held": lambda: asyncio.run(held(int(MODE.split("+")[1]))),
+    "peer.simple": peer,
+    "peer.robust": peer,
     "bare.pub": lambda: asyncio.run(bare(16)),
     "bare.one": lambda: asyncio.run(bare(1)),
     "sas.direct": lambda: sas_token(True),
