@@ -16,7 +16,7 @@ from .errors import AzureIoTError, TrustError
 from .large import Collector
 from .tls.context import TLSContext
 from .transport import open_tls
-from .trust.errors import MalformedError, RefusedError
+from .trust.errors import RefusedError
 from .trust.files import PackageFile, remove
 
 TYPE_CHECKING = const(False)
@@ -176,5 +176,5 @@ def _request(payload: "bytes | memoryview") -> dict:
 def _number(properties: dict, name: str) -> int:
     text = properties.get(name) or ""
     if not text.isdigit() or len(text) > 4:
-        raise MalformedError("parts: property %s is no number" % name)
+        raise RefusedError("parts: property %s is no number" % name)
     return int(text)

@@ -36,4 +36,5 @@ def forget(*names: str) -> None:
     for name in names:
         if sys.modules.pop(name, None) is not None:
             parent, _, last = name.rpartition(".")
-            delattr(sys.modules[parent], last)
+            if hasattr(sys.modules[parent], last):  # not if memory ran out in the import
+                delattr(sys.modules[parent], last)

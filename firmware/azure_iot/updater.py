@@ -17,7 +17,7 @@ from .backoff import Backoff
 from .errors import AzureIoTError, ConnectionFailedError, TrustError
 from .https import Fetcher
 from .tls.context import TLSContext
-from .trust.errors import DownloadError, MalformedError, TooLargeError
+from .trust.errors import RefusedError
 from .trust.files import FileSource, PackageFile
 from .trust.sources import read_full
 
@@ -85,14 +85,14 @@ class Updater:
             else:
                 version = await self.client.install_package(source, channel)
             log.info("trust package: version %d is installed", version)
-        except DownloadError as error:
-            self._note(error, wish)
-            await self._again()
         except TrustError as error:
-            self._settled = wish["sha256"]
             self._note(error, wish)
+            if error.code == "DOWNLOAD":
+                await self._again()
+            else:
+                self._settled = wish["sha256"]
         except AzureIoTError as error:
-            self._note(DownloadError("%s" % error, error), wish)
+            self._note(RefusedError("%s" % error, "DOWNLOAD", error), wish)
             await self._again()
         if self.on_result is not None:
             self.on_result()
@@ -112,9 +112,9 @@ class Updater:
         """Bring the package to flash and compare it with the announced digest and size."""
         digest, size = wish["sha256"], wish.get("size")
         if not isinstance(digest, str) or not isinstance(size, int) or len(digest) != 64:
-            raise MalformedError("the desired property trust lacks sha256 or size")
+            raise RefusedError("the desired property trust lacks sha256 or size")
         if size > _LIMIT:
-            raise TooLargeError("package larger than %d bytes" % _LIMIT)
+            raise RefusedError("package larger than %d bytes" % _LIMIT, "TOO_LARGE")
         self.trust.store.make_folder()
         if "chunks" in wish:
             # A twin merges patches: an address of an earlier package may stand beside the chunks.
@@ -138,15 +138,16 @@ class Updater:
         found = sink.digest.digest().hex()
         source = sink.done()
         if sink.size != size or found != digest.lower():
-            raise DownloadError(
+            raise RefusedError(
                 "the package has %d bytes and digest %s…, announced were %d and %s…"
-                % (sink.size, found[:16], size, digest[:16])
+                % (sink.size, found[:16], size, digest[:16]),
+                "DOWNLOAD",
             )
         return source
 
     async def _download(self, url: str, sink: PackageFile) -> None:
         if not isinstance(url, str):
-            raise MalformedError("the package's address is no text")
+            raise RefusedError("the package's address is no text")
         context = None
         if url.startswith("https://"):
             attempt = self.trust.attempt("https")
@@ -166,7 +167,7 @@ class Updater:
 def _join(wish: dict, sink: PackageFile, store: object) -> None:
     count = wish.get("chunks")
     if not isinstance(count, int) or not 1 <= count <= _MAX_CHUNKS:
-        raise MalformedError("the desired property trust has neither url nor chunks")
+        raise RefusedError("the desired property trust has neither url nor chunks")
     for number in range(count):
         chunk = wish.get("c%d" % number)
         if isinstance(chunk, str):
@@ -174,7 +175,7 @@ def _join(wish: dict, sink: PackageFile, store: object) -> None:
         elif isinstance(chunk, int) and chunk:
             _append(sink, store.path("c%d.new" % number), chunk)  # desired.py put it there
         else:
-            raise MalformedError("chunk c%d is missing" % number)
+            raise RefusedError("chunk c%d is missing" % number)
 
 
 def _append(sink: PackageFile, path: str, size: int) -> None:
@@ -184,7 +185,7 @@ def _append(sink: PackageFile, path: str, size: int) -> None:
         while size:
             view = buffer[: min(size, _PIECE)]
             if read_full(source, view) != len(view):
-                raise MalformedError("%s is shorter than the chunk was" % path)
+                raise RefusedError("%s is shorter than the chunk was" % path)
             sink.write(view)
             size -= len(view)
     finally:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from .client import IoTHubDeviceClient
     from .trust.manager import TrustManager
 
+_SELDOM = ["azure_iot.arrivals"] + [
+    "azure_iot.trust." + name for name in ("parts", "probe", "files", "sources")
+]
 _LOOK_MS = const(2000)  # between looks at the inbox file and at recovery
 _WAITING = const(4)  # packages and probes that may wait their turn
 
@@ -109,7 +112,7 @@ class Upkeep:
             await (arrivals.install if job[0] == "install" else arrivals.probe)(self, *job[1:])
             job = arrivals = None
             if not len(self._jobs):
-                forget("azure_iot.arrivals", "azure_iot.trust.parts", "azure_iot.trust.probe")
+                forget(*_SELDOM)
 
     async def _look(self) -> None:
         """Look for the inbox file, and whether recovery is due, for ever."""

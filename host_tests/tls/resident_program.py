@@ -9,6 +9,7 @@ import tlsopt
 from azure_iot import clock, transport
 from azure_iot.transient import Transient  # noqa: F401 (every part of the package loads it)
 from azure_iot.trust import der
+from azure_iot.trust.roots import name_digest
 
 asked = json.loads(sys.argv[1])
 
@@ -17,7 +18,7 @@ class Stored:
     """One root in flash, as trust/roots.py gives it."""
 
     def __init__(self):
-        self.name = der.name_digest(der.read(self.read()).subject)
+        self.name = name_digest(der.read(self.read()).subject)
 
     def read(self):
         with open("root.der", "rb") as file:
@@ -27,7 +28,7 @@ class Stored:
         return 1
 
     def __call__(self, issuer):
-        return [self.read()] if der.name_digest(issuer) == self.name else []
+        return [self.read()] if name_digest(issuer) == self.name else []
 
 
 def used():

@@ -1788,7 +1788,7 @@ def health_warnings(env):
     """T9 D5: 90, 30 and 7 days before a root or the bundle expires; retired or dropped roots."""
     env.boot()
     env.good("v2")
-    facts = report.present(env.trust)
+    facts = env.trust.present()
     env.connect("first")
     same(env.trust.warnings(), [])
     for days in (90, 30, 7):

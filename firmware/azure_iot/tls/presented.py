@@ -9,6 +9,7 @@ from hashlib import sha256
 from micropython import const
 
 from ..trust import der
+from ..trust.roots import name_digest
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ class RootList:
 
     def __call__(self, issuer: bytes) -> list:
         if self._names is None:
-            self._names = [der.name_digest(der.read(root).subject) for root in self._roots]
-        wanted = der.name_digest(issuer)
+            self._names = [name_digest(der.read(root).subject) for root in self._roots]
+        wanted = name_digest(issuer)
         return [root for name, root in zip(self._names, self._roots) if name == wanted]
 
     def get(self, digest: bytes) -> bytes | None:

@@ -12,17 +12,11 @@ from hashlib import sha256
 
 from micropython import const
 
-from .der import name_digest, require_root
-from .errors import (
-    DistrustedError,
-    DuplicateError,
-    MalformedError,
-    NoRootsError,
-    NotCAError,
-    TooLargeError,
-)
-from .payload import Payload, read_fleet, read_version
-from .sources import Base64Source, base64std, is_digest, read_span
+from .der import require_root
+from .errors import RefusedError
+from .keyset import members, read_fleet, read_version
+from .roots import Bundle, Root, name_digest
+from .sources import base64std, is_digest
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
@@ -32,9 +26,7 @@ if TYPE_CHECKING:
     from .scan import Scanner
 
 _OBJECT = const(0x7B)
-_OBJECT_END = const(0x7D)
 _ARRAY = const(0x5B)
-_ARRAY_END = const(0x5D)
 
 _MAX_DER = const(2048)
 _MAX_ROOTS = const(8)
@@ -43,39 +35,7 @@ _MAX_RECOVERY = const(4)
 _MAX_URL = const(256)
 
 _USES = ("hub", "dps", "https")
-_STATES = (b"active", b"standby", b"retired")
-
-
-class Root:
-    """One root of a bundle: `sha256` (32 bytes), `uses`, `state`, dates, where its DER lies.
-
-    `start` and `end` are positions in the decoded payload; `subject` is der.name_digest.
-    """
-
-    def __init__(self) -> None:
-        self.sha256 = b""
-        self.uses: list = []
-        self.state = "active"
-        self.subject = b""
-        self.not_before = 0
-        self.not_after = 0
-        self.start = 0
-        self.end = 0
-
-
-class Bundle:
-    """A bundle payload: versions, dates, `roots`, `distrust` (list of 32 bytes), `recovery`."""
-
-    def __init__(self) -> None:
-        self.fleet = ""
-        self.key_version = 0
-        self.version = 0
-        self.min_version = 0
-        self.issued = 0
-        self.expires = 0
-        self.roots: list = []
-        self.distrust: list = []
-        self.recovery: list = []
+_STATES = ("active", "standby", "retired")
 
 
 def read_bundle(
@@ -85,26 +45,18 @@ def read_bundle(
 
     loader: called with each root's DER; raises ValueError if the TLS library refuses it (R-29).
     """
-    reader = Payload(envelope, digest)
     bundle = Bundle()
-    needed = ("fleet", "key_version", "version", "min_version", "issued", "expires", "roots")
-    for kind in reader.members("bundle", needed):
-        scanner = reader.scanner
-        key = scanner.key
+    bundle.begin = envelope.payload[0]
+    needed = ["fleet", "key_version", "version", "min_version", "issued", "expires", "roots"]
+    for scanner, key, kind in members(envelope, digest, "bundle", needed):
         if key == "fleet":
-            bundle.fleet = read_fleet(scanner.string(kind))
-        elif key == "key_version":
-            bundle.key_version = read_version(scanner, kind)
-        elif key == "version":
-            bundle.version = read_version(scanner, kind)
-        elif key == "min_version":
-            bundle.min_version = read_version(scanner, kind)
-        elif key == "issued":
-            bundle.issued = scanner.integer(kind)
-        elif key == "expires":
-            bundle.expires = scanner.integer(kind)
+            bundle.fleet = read_fleet(scanner, kind)
+        elif key in ("key_version", "version", "min_version"):
+            setattr(bundle, key, read_version(scanner, kind))
+        elif key in ("issued", "expires"):
+            setattr(bundle, key, scanner.integer(kind))
         elif key == "roots":
-            _read_roots(reader, kind, bundle.roots, loader)
+            _read_roots(scanner, kind, bundle.roots, loader)
         elif key == "distrust":
             _read_distrust(scanner, kind, bundle.distrust)
         elif key == "recovery":
@@ -118,14 +70,14 @@ def read_bundle(
 def check_bundle(bundle: Bundle) -> None:
     """Refuse a bundle whose members contradict each other."""
     if bundle.min_version > bundle.version:
-        raise MalformedError("min_version above version")
+        raise RefusedError("min_version above version")
     if bundle.issued >= bundle.expires:
-        raise MalformedError("expires not after issued")
+        raise RefusedError("expires not after issued")
     for root in bundle.roots:
         if root.not_after <= bundle.issued:
-            raise NotCAError("a root had expired when the bundle was issued")
+            raise RefusedError("a root had expired when the bundle was issued", "NOT_CA")
         if root.sha256 in bundle.distrust:
-            raise DistrustedError("the bundle lists a root that it distrusts")
+            raise RefusedError("the bundle lists a root that it distrusts", "DISTRUSTED")
 
 
 def require_uses(bundle: Bundle, uses: tuple) -> None:
@@ -135,123 +87,94 @@ def require_uses(bundle: Bundle, uses: tuple) -> None:
             if use in root.uses:
                 break
         else:
-            raise NoRootsError("no root for %s" % use)
+            raise RefusedError("no root for %s" % use, "NO_ROOTS")
 
 
-def read_der(envelope: "Envelope", root: Root) -> bytes:
-    """Read one root's DER again and check that it is still the one that was listed."""
-    payload = Base64Source(envelope.source, envelope.payload[0], envelope.payload[1])
-    der = base64std(read_span(payload, root.start, root.end))  # type: ignore[arg-type]
-    if sha256(der).digest() != root.sha256:
-        raise MalformedError("root changed since it was verified")
-    return der
-
-
-def _read_roots(reader: Payload, kind: int, roots: list, loader: "Callable | None") -> None:
-    scanner = reader.scanner
-    scanner.want(kind, _ARRAY)
-    while True:
-        kind = scanner.next()
-        if kind == _ARRAY_END:
-            break
-        scanner.want(kind, _OBJECT)
+def _read_roots(scanner: "Scanner", kind: int, roots: list, loader: "Callable | None") -> None:
+    for item in scanner.each(kind, _ARRAY):
         if len(roots) >= _MAX_ROOTS:
-            raise TooLargeError("more than %d roots" % _MAX_ROOTS)
-        root = _read_root(scanner, loader)
+            raise RefusedError("more than %d roots" % _MAX_ROOTS, "TOO_LARGE")
+        root = _read_root(scanner, item, loader)
         for other in roots:
             if other.sha256 == root.sha256:
-                raise DuplicateError("root listed twice")
+                raise RefusedError("root listed twice", "DUPLICATE")
         roots.append(root)
     if not roots:
-        raise NoRootsError("no roots")
+        raise RefusedError("no roots", "NO_ROOTS")
 
 
-def _read_root(scanner: "Scanner", loader: "Callable | None") -> Root:
+def _read_root(scanner: "Scanner", kind: int, loader: "Callable | None") -> Root:
     root = Root()
     digest = b""
-    while True:
-        kind = scanner.next()
-        if kind == _OBJECT_END:
-            break
+    for item in scanner.each(kind, _OBJECT):
         key = scanner.key
         if key == "sha256":
-            digest = scanner.string(kind)
+            digest = scanner.string(item)
         elif key == "der":
-            _read_certificate(scanner.string(kind), root, loader)
+            text = scanner.string(item)
             root.start = scanner.start
             root.end = scanner.end
-            if root.end - root.start != len(scanner.string(kind)):
-                raise MalformedError("root: der written with escapes")
+            if root.end - root.start != len(text):
+                raise RefusedError("root: der written with escapes")
+            _read_certificate(text, root, loader)
         elif key == "use":
-            _read_uses(scanner, kind, root.uses)
+            root.uses = _read_uses(scanner, item)
         elif key == "state":
-            state = scanner.string(kind)
-            if state not in _STATES:
-                raise MalformedError("root state not known")
-            root.state = str(state, "utf-8")
+            root.state = str(scanner.string(item), "utf-8")
+            if root.state not in _STATES:
+                raise RefusedError("root state not known")
         else:
-            scanner.skip(kind)
+            scanner.skip(item)
     if not root.sha256 or not root.uses or not is_digest(digest):
-        raise MalformedError("root must hold sha256, der and use")
+        raise RefusedError("root must hold sha256, der and use")
     if root.sha256.hex() != str(digest, "utf-8"):
-        raise MalformedError("root does not have the digest it is listed with")
+        raise RefusedError("root does not have the digest it is listed with")
     return root
 
 
 def _read_certificate(text: bytes, root: Root, loader: "Callable | None") -> None:
     der = base64std(text)
     if len(der) > _MAX_DER:
-        raise TooLargeError("root of %d bytes" % len(der))
+        raise RefusedError("root of %d bytes" % len(der), "TOO_LARGE")
     facts = require_root(der)
     root.sha256 = sha256(der).digest()
     root.subject = name_digest(facts.subject)
-    root.not_before = facts.not_before
     root.not_after = facts.not_after
     if loader is not None:
         try:
             loader(der)
         except ValueError as error:
-            raise NotCAError("the TLS library refuses a root", error)
+            raise RefusedError("the TLS library refuses a root", "NOT_CA", error)
 
 
-def _read_uses(scanner: "Scanner", kind: int, uses: list) -> None:
-    scanner.want(kind, _ARRAY)
-    while True:
-        kind = scanner.next()
-        if kind == _ARRAY_END:
-            return
-        use = str(scanner.string(kind), "utf-8")
+def _read_uses(scanner: "Scanner", kind: int) -> tuple:
+    uses: tuple = ()
+    for text in scanner.strings(kind):
+        use = str(text, "utf-8")
         if use not in _USES or use in uses:
-            raise MalformedError("use not known or named twice")
-        uses.append(use)
+            raise RefusedError("use not known or named twice")
+        uses += (use,)
+    return uses
 
 
 def _read_distrust(scanner: "Scanner", kind: int, digests: list) -> None:
-    scanner.want(kind, _ARRAY)
-    while True:
-        kind = scanner.next()
-        if kind == _ARRAY_END:
-            return
-        text = scanner.string(kind)
+    for text in scanner.strings(kind):
         if not is_digest(text):
-            raise MalformedError("distrust: not a digest")
+            raise RefusedError("distrust: not a digest")
         digest = bytes.fromhex(str(text, "utf-8"))
         if digest in digests:
-            raise DuplicateError("distrust: digest twice")
+            raise RefusedError("distrust: digest twice", "DUPLICATE")
         if len(digests) >= _MAX_DISTRUST:
-            raise TooLargeError("more than %d distrusted roots" % _MAX_DISTRUST)
+            raise RefusedError("more than %d distrusted roots" % _MAX_DISTRUST, "TOO_LARGE")
         digests.append(digest)
 
 
 def _read_recovery(scanner: "Scanner", kind: int, urls: list) -> None:
-    scanner.want(kind, _ARRAY)
-    while True:
-        kind = scanner.next()
-        if kind == _ARRAY_END:
-            return
-        text = scanner.string(kind)
+    for text in scanner.strings(kind):
         if not text.startswith(b"http://") and not text.startswith(b"https://"):
-            raise MalformedError("recovery: not an http or https URL")
+            raise RefusedError("recovery: not an http or https URL")
         if len(text) > _MAX_URL or len(urls) >= _MAX_RECOVERY:
-            raise TooLargeError("recovery: URL too long, or more than %d" % _MAX_RECOVERY)
+            raise RefusedError(
+                "recovery: URL too long, or more than %d" % _MAX_RECOVERY, "TOO_LARGE"
+            )
         urls.append(str(text, "utf-8"))

@@ -1,18 +1,16 @@
 """The few facts of an X.509 certificate that decide whether it can be a root.
 
 Responsible for: a strict DER walk (definite, minimal lengths; nothing behind the end), version,
-names, dates, BasicConstraints, KeyUsage (R-26, R-27). Not for: signatures and chains; mbedTLS
-judges those at every handshake. Specification: RFC 5280 section 4.1, X.690.
+names, dates, BasicConstraints, KeyUsage (R-26, R-27). Not for: names that are equal (roots.py),
+signatures and chains; mbedTLS judges those at every handshake. Specification: RFC 5280 section 4.1, X.690.
 """
-
-from hashlib import sha256
 
 from micropython import const
 
-from .errors import MalformedError, NotCAError
+from .errors import RefusedError
+from .roots import element
 
 _SEQUENCE = const(0x30)
-_SET = const(0x31)
 _INTEGER = const(0x02)
 _BOOLEAN = const(0x01)
 _BIT_STRING = const(0x03)
@@ -46,31 +44,9 @@ class Walk:
 
     def step(self, tag: int = 0) -> "Walk":
         """Go to the next element, which must have `tag` if one is given."""
-        data = self._data
-        at = self._next
-        if at + 2 > self._last:
-            raise MalformedError("certificate ends early")
-        self.head = at
-        self.tag = data[at]
-        length = data[at + 1]
-        at += 2
-        if length >= 0x80:
-            count = length & 0x7F
-            if count > 2 or at + count > self._last:
-                raise MalformedError("certificate: length form not allowed")
-            length = 0
-            for _ in range(count):
-                length = length << 8 | data[at]
-                at += 1
-            # No byte at all, the indefinite form, gives 0.
-            if length < 0x80 or (count == 2 and length < 0x100):
-                raise MalformedError("certificate: length not minimal")
-        self.start = at
-        self.end = self._next = at + length
-        if self.end > self._last:
-            raise MalformedError("certificate ends early")
-        if tag and self.tag != tag:
-            raise MalformedError("certificate: tag %d, %d expected" % (self.tag, tag))
+        self.head = self._next
+        self.tag, self.start, self.end = element(self._data, self._next, self._last, tag)
+        self._next = self.end
         return self
 
     def inside(self) -> "Walk":
@@ -100,14 +76,14 @@ def read(der: bytes) -> Facts:
     """Return the facts of one certificate, which must fill `der` exactly."""
     outer = Walk(der, 0, len(der)).step(_SEQUENCE)
     if outer.end != len(der):
-        raise MalformedError("bytes after the certificate")
+        raise RefusedError("bytes after the certificate")
     parts = outer.inside()
     facts = Facts()
     _body(der, parts.step(_SEQUENCE).inside(), facts)
     parts.step(_SEQUENCE)
     parts.step(_BIT_STRING)
     if parts.more():
-        raise MalformedError("certificate: more than three parts")
+        raise RefusedError("certificate: more than three parts")
     return facts
 
 
@@ -115,11 +91,11 @@ def require_root(der: bytes) -> Facts:
     """Return the facts of a certificate that may act as a root (RFC 5280 sections 4.2.1.3, .9)."""
     facts = read(der)
     if facts.version != 3:
-        raise NotCAError("certificate version %d, 3 required" % facts.version)
+        raise RefusedError("certificate version %d, 3 required" % facts.version, "NOT_CA")
     if not facts.is_ca:
-        raise NotCAError("certificate is not marked as an authority")
+        raise RefusedError("certificate is not marked as an authority", "NOT_CA")
     if not facts.may_sign:
-        raise NotCAError("certificate may not sign certificates")
+        raise RefusedError("certificate may not sign certificates", "NOT_CA")
     return facts
 
 
@@ -129,7 +105,7 @@ def _body(der: bytes, body: Walk, facts: Facts) -> None:
         facts.version = int.from_bytes(body.inside().step(_INTEGER).value(), "big") + 1
         body.step()
     if body.tag != _INTEGER:
-        raise MalformedError("certificate: no serial number")
+        raise RefusedError("certificate: no serial number")
     body.step(_SEQUENCE)
     body.step(_SEQUENCE)
     facts.issuer = der[body.head : body.end]
@@ -152,13 +128,13 @@ def _extensions(items: Walk, facts: Facts) -> None:
         item = items.step(_SEQUENCE).inside()
         name = item.step(_OID).value()
         if name in seen:
-            raise MalformedError("certificate: extension twice")
+            raise RefusedError("certificate: extension twice")
         seen.append(name)
         item.step()
         if item.tag == _BOOLEAN:
             item.step()
         if item.tag != _OCTET_STRING:
-            raise MalformedError("certificate: extension without value")
+            raise RefusedError("certificate: extension without value")
         if name == _BASIC_CONSTRAINTS:
             flags = item.inside().step(_SEQUENCE).inside()
             facts.is_ca = (
@@ -175,9 +151,9 @@ def _time(item: Walk) -> int:
     if item.tag == _UTC_TIME and len(text) == 13:
         text = (b"19" if text[0] >= 0x35 else b"20") + text
     elif item.tag != _GENERALIZED_TIME or len(text) != 15:
-        raise MalformedError("certificate: date form")
+        raise RefusedError("certificate: date form")
     if text[14] != 0x5A or text[:14].strip(b"0123456789"):
-        raise MalformedError("certificate: date form")
+        raise RefusedError("certificate: date form")
     return unix_seconds(
         int(text[:4]),
         int(text[4:6]),
@@ -194,23 +170,3 @@ def unix_seconds(year: int, month: int, day: int, seconds: int) -> int:
         month += 12
     days = 365 * year + year // 4 - year // 100 + year // 400 + (153 * month - 457) // 5 + day
     return (days - 719469) * 86400 + seconds
-
-
-def name_digest(name: bytes) -> bytes:
-    """Return a digest equal for names that RFC 5280 section 7.1 holds equal.
-
-    String types, letter case and surplus spaces do not count, so that an intermediate that spells
-    its issuer as UTF8String still finds a root that spells itself as PrintableString.
-    """
-    digest = sha256()
-    outer = Walk(name, 0, len(name)).step(_SEQUENCE).inside()
-    while outer.more():
-        group = outer.step(_SET).inside()
-        while group.more():
-            pair = group.step(_SEQUENCE).inside()
-            digest.update(pair.step(_OID).value())
-            text = b" ".join([w for w in pair.step().value().lower().split(b" ") if w])
-            digest.update(bytes((len(text) & 0xFF,)))
-            digest.update(text)
-        digest.update(b"\x00")
-    return digest.digest()

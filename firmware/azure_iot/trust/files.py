@@ -1,7 +1,7 @@
 """Files as the trust store uses them: sources to read, writes that are read back.
 
-Responsible for: one place where OSError becomes StorageError; flush before close; comparing what
-was written with what is there (R-34, R-37). Not for: which file means what (store.py).
+Responsible for: one place where OSError becomes a refusal; flush before close; comparing what
+was written with what is there (R-34, R-37). Not for: which file means what (changes.py).
 No rename-over and no directory order is relied on, so littlefs, FAT and POSIX serve alike (R-36).
 """
 
@@ -10,8 +10,8 @@ from hashlib import sha256
 
 from micropython import const
 
-from .errors import MalformedError, StorageError, TooLargeError
-from .sources import read_full
+from .errors import RefusedError
+from .sources import BytesSource, read_full
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class FileSource:
         try:
             self.size = os.stat(path)[6]
         except OSError as error:
-            raise StorageError("no file %s" % path, error)
+            raise RefusedError("no file %s" % path, "STORAGE", error)
 
     def seek(self, position: int) -> None:
         """Continue reading at `position`."""
@@ -40,7 +40,7 @@ class FileSource:
             self._file.seek(position)
         except OSError as error:
             self.close()
-            raise StorageError("cannot read %s" % self.path, error)
+            raise RefusedError("cannot read %s" % self.path, "STORAGE", error)
 
     def readinto(self, view: memoryview) -> int:
         """Read into `view`; return the count, 0 at the end."""
@@ -50,7 +50,7 @@ class FileSource:
             return self._file.readinto(view)
         except OSError as error:
             self.close()
-            raise StorageError("cannot read %s" % self.path, error)
+            raise RefusedError("cannot read %s" % self.path, "STORAGE", error)
 
     def close(self) -> None:
         """Close the file; reading opens it again."""
@@ -58,6 +58,11 @@ class FileSource:
         self._file = None
         if file is not None:
             file.close()
+
+
+def source_of(text: "bytes | str") -> "Source":
+    """Return a source over bytes, or over the file that a path names."""
+    return FileSource(text) if isinstance(text, str) else BytesSource(text)
 
 
 class PackageFile:
@@ -73,21 +78,21 @@ class PackageFile:
         try:
             self._file = open(path, "wb")
         except OSError as error:
-            raise StorageError("cannot write %s" % path, error)
+            raise RefusedError("cannot write %s" % path, "STORAGE", error)
 
     def write(self, data: bytes) -> int:
         """Append `data`."""
         if self._file is None:
-            raise StorageError("%s is closed" % self.path)
+            raise RefusedError("%s is closed" % self.path, "STORAGE")
         self.size += len(data)
         if self.size > _MAX_PACKAGE:
             self.abort()
-            raise TooLargeError("package larger than %d bytes" % _MAX_PACKAGE)
+            raise RefusedError("package larger than %d bytes" % _MAX_PACKAGE, "TOO_LARGE")
         try:
             self._file.write(data)
         except OSError as error:
             self.abort()
-            raise StorageError("cannot write %s" % self.path, error)
+            raise RefusedError("cannot write %s" % self.path, "STORAGE", error)
         self.digest.update(data)
         return len(data)
 
@@ -97,7 +102,7 @@ class PackageFile:
             self._file.flush()
             self._file.close()
         except OSError as error:
-            raise StorageError("cannot write %s" % self.path, error)
+            raise RefusedError("cannot write %s" % self.path, "STORAGE", error)
         self._file = None
         return FileSource(self.path)
 
@@ -150,18 +155,18 @@ def write_span(path: str, source: "Source", start: int, end: int) -> bytes:
             while at < end:
                 view = memoryview(buffer)[: min(_CHUNK, end - at)]
                 if read_full(source, view) != len(view):
-                    raise MalformedError("file shorter than before")
+                    raise RefusedError("file shorter than before")
                 digest.update(view)
                 file.write(view)
                 at += len(view)
             file.flush()
     except OSError as error:
-        raise StorageError("cannot write %s" % path, error)
+        raise RefusedError("cannot write %s" % path, "STORAGE", error)
     expected = digest.digest()
     written = FileSource(path)
     try:
         if digest_of(written) != expected:
-            raise StorageError("%s: read back other bytes than were written" % path)
+            raise RefusedError("%s: read back other bytes than were written" % path, "STORAGE")
     finally:
         written.close()
     return expected
@@ -174,9 +179,9 @@ def write_bytes(path: str, data: bytes) -> None:
             file.write(data)
             file.flush()
     except OSError as error:
-        raise StorageError("cannot write %s" % path, error)
+        raise RefusedError("cannot write %s" % path, "STORAGE", error)
     if read_bytes(path, len(data)) != data:
-        raise StorageError("%s: read back other bytes than were written" % path)
+        raise RefusedError("%s: read back other bytes than were written" % path, "STORAGE")
 
 
 def read_bytes(path: str, limit: int) -> bytes | None:

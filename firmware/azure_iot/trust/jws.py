@@ -11,13 +11,7 @@ from hashlib import sha256
 
 from micropython import const
 
-from .errors import (
-    BadSignatureError,
-    DuplicateError,
-    MalformedError,
-    ThresholdError,
-    TooLargeError,
-)
+from .errors import RefusedError
 from .scan import Scanner
 from .sources import BytesSource, base64url, is_base64url, read_full, read_span
 
@@ -28,9 +22,7 @@ if TYPE_CHECKING:
     from .sources import Hash, Source
 
 _OBJECT = const(0x7B)
-_OBJECT_END = const(0x7D)
 _ARRAY = const(0x5B)
-_ARRAY_END = const(0x5D)
 _STRING = const(0x22)
 
 _MAX_PACKAGE = const(32768)
@@ -74,23 +66,22 @@ class Header:
 def scan_package(source: "Source") -> tuple:
     """Return (list of key-set envelopes, bundle envelope) of `{"keysets":[…],"bundle":{…}}`."""
     scanner = Scanner(source, _MAX_PACKAGE, 0, _MAX_BRACKETS)
-    scanner.want(scanner.next(), _OBJECT)
     keysets = None
     bundle = None
-    while True:
-        kind = scanner.next()
-        if kind == _OBJECT_END:
-            break
+    for kind in scanner.each(scanner.next(), _OBJECT):
         if scanner.key == "keysets":
-            scanner.want(kind, _ARRAY)
-            keysets = _envelopes(source, scanner)
+            keysets = []
+            for item in scanner.each(kind, _ARRAY):
+                if len(keysets) >= _MAX_KEYSETS:
+                    raise RefusedError("more than %d key-sets" % _MAX_KEYSETS, "TOO_LARGE")
+                keysets.append(_envelope(source, scanner, item, _MAX_KEYSET))
         elif scanner.key == "bundle":
             bundle = _envelope(source, scanner, kind, _MAX_BUNDLE)
         else:
-            raise MalformedError("package: unknown member %s" % scanner.key)
+            _unknown(scanner)
     scanner.want(scanner.next(), 0)
     if keysets is None or bundle is None:
-        raise MalformedError("package: keysets or bundle missing")
+        raise RefusedError("package: keysets or bundle missing")
     return keysets, bundle
 
 
@@ -103,96 +94,69 @@ def scan_envelope(source: "Source", typ: str) -> Envelope:
     return envelope
 
 
-def _envelopes(source: "Source", scanner: Scanner) -> list:
-    found = []
-    while True:
-        kind = scanner.next()
-        if kind == _ARRAY_END:
-            return found
-        if len(found) >= _MAX_KEYSETS:
-            raise TooLargeError("package: more than %d key-sets" % _MAX_KEYSETS)
-        found.append(_envelope(source, scanner, kind, _MAX_KEYSET))
-
-
 def _envelope(source: "Source", scanner: Scanner, kind: int, limit: int) -> Envelope:
-    scanner.want(kind, _OBJECT)
     envelope = Envelope(source)
     envelope.start = scanner.start
-    while True:
-        kind = scanner.next()
-        if kind == _OBJECT_END:
-            break
+    for item in scanner.each(kind, _OBJECT):
         if scanner.key == "payload":
-            scanner.want(kind, _STRING)
+            scanner.want(item, _STRING)
             envelope.payload = (scanner.start, scanner.end)
         elif scanner.key == "signatures":
-            scanner.want(kind, _ARRAY)
-            _signatures(scanner, envelope.signatures)
+            for signature in scanner.each(item, _ARRAY):
+                if len(envelope.signatures) >= _MAX_SIGNATURES:
+                    raise RefusedError("more than %d signatures" % _MAX_SIGNATURES, "TOO_LARGE")
+                envelope.signatures.append(_signature(scanner, signature))
         else:
-            raise MalformedError("envelope: unknown member %s" % scanner.key)
+            _unknown(scanner)
     envelope.end = scanner.end
     if envelope.payload[1] == 0 or not envelope.signatures:
-        raise MalformedError("envelope: payload or signatures missing")
-    if envelope.end - envelope.start > limit:
-        raise TooLargeError(
-            "envelope: %d bytes, %d allowed" % (envelope.end - envelope.start, limit)
-        )
+        raise RefusedError("envelope: payload or signatures missing")
+    size = envelope.end - envelope.start
+    if size > limit:
+        raise RefusedError("envelope: %d bytes, %d allowed" % (size, limit), "TOO_LARGE")
     return envelope
 
 
-def _signatures(scanner: Scanner, found: list) -> None:
-    while True:
-        kind = scanner.next()
-        if kind == _ARRAY_END:
-            return
-        scanner.want(kind, _OBJECT)
-        if len(found) >= _MAX_SIGNATURES:
-            raise TooLargeError("envelope: more than %d signatures" % _MAX_SIGNATURES)
-        protected = signature = (0, 0)
-        while True:
-            kind = scanner.next()
-            if kind == _OBJECT_END:
-                break
-            scanner.want(kind, _STRING)
-            if scanner.key == "protected":
-                protected = (scanner.start, scanner.end)
-            elif scanner.key == "signature":
-                signature = (scanner.start, scanner.end)
-            else:
-                raise MalformedError("signature: unknown member %s" % scanner.key)
-        if not protected[1] or not signature[1]:
-            raise MalformedError("signature: protected or signature missing")
-        if (
-            protected[1] - protected[0] > _MAX_HEADER
-            or signature[1] - signature[0] > _MAX_SIGNATURE
-        ):
-            raise TooLargeError("signature: protected or signature too long")
-        found.append(protected + signature)
+def _signature(scanner: Scanner, kind: int) -> tuple:
+    protected = signature = (0, 0)
+    for item in scanner.each(kind, _OBJECT):
+        scanner.want(item, _STRING)
+        if scanner.key == "protected":
+            protected = (scanner.start, scanner.end)
+        elif scanner.key == "signature":
+            signature = (scanner.start, scanner.end)
+        else:
+            _unknown(scanner)
+    if not protected[1] or not signature[1]:
+        raise RefusedError("protected or signature missing")
+    if protected[1] - protected[0] > _MAX_HEADER or signature[1] - signature[0] > _MAX_SIGNATURE:
+        raise RefusedError("protected or signature too long", "TOO_LARGE")
+    return protected + signature
+
+
+def _unknown(scanner: Scanner) -> None:
+    raise RefusedError("unknown member %s" % scanner.key)
 
 
 def read_header(text: bytes) -> Header:
     """Return the protected header that the base64url characters `text` hold, exactly three members."""
     raw = base64url(text)
     scanner = Scanner(BytesSource(raw), len(raw), 64, 2)
-    scanner.want(scanner.next(), _OBJECT)
     members = {}
-    while True:
-        kind = scanner.next()
-        if kind == _OBJECT_END:
-            break
+    for kind in scanner.each(scanner.next(), _OBJECT):
         members[scanner.key] = str(scanner.string(kind), "utf-8")
     scanner.want(scanner.next(), 0)
     alg = members.get("alg")
     kid = members.get("kid")
     typ = members.get("typ")
     if len(members) != 3 or alg is None or kid is None or typ is None:
-        raise MalformedError("protected header must hold alg, kid and typ")
+        raise RefusedError("protected header must hold alg, kid and typ")
     if alg != "PS256" and alg != "RS256":
-        raise MalformedError("protected header: alg not allowed")
+        raise RefusedError("protected header: alg not allowed")
     if typ != KEYS and typ != BUNDLE:
-        raise MalformedError("protected header: typ not allowed")
+        raise RefusedError("protected header: typ not allowed")
     if len(kid) != 43 or not is_base64url(kid.encode()):
-        raise MalformedError("protected header: kid is no thumbprint")
+        raise RefusedError("protected header: kid is no thumbprint")
     return Header(alg, kid, typ)
 
 
@@ -200,7 +164,7 @@ def verify(envelope: Envelope, typ: str, keys: dict, role: "Role", verifier: "Ve
     """Verify the threshold of `role`; return the SHA-256 of the payload's characters.
 
     keys: kid -> Key. role: `threshold` and `kids`. verifier: `(key, digest, signature)`, raises
-    BadSignatureError. Every header must fit the profile; a signature counts only if its typ, kid
+    BAD_SIGNATURE. Every header must fit the profile; a signature counts only if its typ, kid
     and alg fit a key of the role; further ones, by whomever, do no harm.
     """
     source = envelope.source
@@ -209,7 +173,7 @@ def verify(envelope: Envelope, typ: str, keys: dict, role: "Role", verifier: "Ve
     for protected, protected_end, _, _ in envelope.signatures:
         header = read_header(read_span(source, protected, protected_end))
         if header.kid in kids:
-            raise DuplicateError("two signatures by one key")
+            raise RefusedError("two signatures by one key", "DUPLICATE")
         kids.append(header.kid)
         headers.append(header)
     good = 0
@@ -226,12 +190,16 @@ def verify(envelope: Envelope, typ: str, keys: dict, role: "Role", verifier: "Ve
         try:
             verifier(key, signed, signature)
             good += 1
-        except BadSignatureError as error:
+        except RefusedError as error:
+            if error.code != "BAD_SIGNATURE":
+                raise
             bad = error
     if good < role.threshold:
         if bad is not None:
             raise bad
-        raise ThresholdError("%d signatures of the role, %d required" % (good, role.threshold))
+        raise RefusedError(
+            "%d signatures of the role, %d required" % (good, role.threshold), "THRESHOLD"
+        )
     return digest
 
 
@@ -258,7 +226,7 @@ def _feed(source: "Source", span: tuple, first: "Hash", second: "Hash | None") -
     while at < end:
         view = memoryview(buffer)[: min(_CHUNK, end - at)]
         if read_full(source, view) != len(view):
-            raise MalformedError("file shorter than before")
+            raise RefusedError("file shorter than before")
         first.update(view)
         if second is not None:
             second.update(view)

@@ -1,8 +1,8 @@
 """Which roots the next connection uses, and what its outcome means (steps L0 to L2).
 
 Responsible for: trial, confirmation, revert, fall-back, telling a certificate verdict from a
-network failure, time repair before either counts. Not for: packages (manager.py), flash
-(store.py), recovery over the network (recovery.py).
+network failure, the floor of time (T1, T4, T10) and its repair before either counts (T5). Not for:
+packages (manager.py), flash (store.py), recovery (recovery.py), the clock (clock.py).
 
 Theory of operation. While a bundle is on trial, one of its tries is spent on flash before each
 connection with it, so that a crash counts. A certificate verdict keeps the try spent; anything
@@ -16,11 +16,10 @@ first and counts only when every way to repair the time has been tried.
 from micropython import const
 
 from azure_iot.errors import ClockError, TrustError
+from azure_iot.transient import Transient
 
-from .errors import DemoHostError, DistrustedError, NoRootsError, StorageError
-from .hosts import is_private
+from .errors import RefusedError
 from .roots import RootSet, usable
-from .timefloor import REPAIRS, TimeFloor
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
     from .state import Slot
     from .store import Store
 
+_REPAIRS = const(3)  # ways to repair the time: NTP again, other servers, the floor
+_DAY = const(86400)
 _VERDICTS = const(3)  # certificate verdicts before the next rung is tried
 _PAUSE_MS = const(60000)  # of a trial after a failure that was no verdict; doubles up to
 _MAX_PAUSE_MS = const(3600000)
@@ -57,7 +58,7 @@ class Attempt:
         self.not_before: int | None = None
 
 
-class Ladder(TimeFloor):
+class Ladder:
     """Attempts and outcomes over one store. TrustManager adds packages and reports."""
 
     def __init__(self, store: "Store", clock: "Clock") -> None:
@@ -92,8 +93,16 @@ class Ladder(TimeFloor):
 
     def require_host(self, host: str) -> None:
         """Refuse a public host to a demo fleet (R-50)."""
-        if self.fleet.startswith("demo-") and not is_private(host):
-            raise DemoHostError("demo fleet %s must not connect to %s" % (self.fleet, host))
+        if not self.fleet.startswith("demo-"):
+            return
+        with Transient():
+            from .hosts import is_private
+
+            private = is_private(host)
+        if not private:
+            raise RefusedError(
+                "demo fleet %s must not connect to %s" % (self.fleet, host), "DEMO_HOST"
+            )
 
     # Attempts
 
@@ -121,7 +130,7 @@ class Ladder(TimeFloor):
             self.exhausted = True
             if self.rootless is None:
                 self.rootless = self.clock.ticks_ms()
-            raise NoRootsError("no trusted root is left for %s" % use)
+            raise RefusedError("no trusted root is left for %s" % use, "NO_ROOTS")
         self.rootless = None
         if place[0] >= len(rungs):
             place[0] = 0
@@ -147,8 +156,8 @@ class Ladder(TimeFloor):
             self._revert("NO_ROOTS")
             return None
         try:
-            self.store.spend_try()
-        except StorageError as error:
+            self.store.add_tries(-1)
+        except RefusedError as error:
             # Without a note on flash a crash would not count: work with what is good.
             self.note(error)
             return None
@@ -168,7 +177,7 @@ class Ladder(TimeFloor):
             found.append(self._of_slot("previous", slot, use))
         factory = store.factory.bundle()
         if not self.managed or factory.version >= state.floor:
-            roots = RootSet(usable(factory, use, state.distrust), store.factory.der)
+            roots = usable(factory, use, state.distrust)
             attempt = Attempt("factory", roots, use, factory.version, None)
             # Without a good slot the factory's bundle is the good one, the others are older.
             found.insert(len(found) if state.good is not None else 0, attempt)
@@ -176,28 +185,11 @@ class Ladder(TimeFloor):
             found.append(self._of_slot("trial", state.trial, use))
         return [attempt for attempt in found if attempt is not None and len(attempt.roots)]
 
-    def carried(self) -> list:
-        """Return an attempt over every bundle held, whatever its use, for probes: none is spent."""
-        state = self.store.state
-        found = [
-            self._of_slot("probe", slot, None)
-            for slot in (state.good, state.trial)
-            if slot is not None
-        ]
-        factory = self.store.factory
-        roots = RootSet(usable(factory.bundle(), None, state.distrust), factory.der)
-        found.append(Attempt("probe", roots, "", 0, None))
-        return [attempt for attempt in found if attempt is not None]
-
     def _of_slot(self, source: str, slot: "Slot", use: "str | None") -> Attempt | None:
         facts = self.store.facts(slot)
         if facts is None:
             return None
-        number = slot.slot
-        roots = RootSet(
-            usable(facts, use, self.store.state.distrust),
-            lambda root: self.store.der(number, root),
-        )
+        roots = usable(facts, use, self.store.state.distrust)
         return Attempt(source, roots, use, facts.version, slot.sha256)
 
     # Outcomes
@@ -217,7 +209,7 @@ class Ladder(TimeFloor):
         the connection must be closed, if that root was distrusted while the handshake ran.
         """
         if via is not None and bytes.fromhex(via) in self.store.state.distrust:
-            raise DistrustedError("the server is anchored in a distrusted root")
+            raise RefusedError("the server is anchored in a distrusted root", "DISTRUSTED")
         attempt.full = not resumed
         if resumed:
             return
@@ -244,7 +236,7 @@ class Ladder(TimeFloor):
             return False
         try:
             self.store.confirm(self.store.facts(trial), attempt.not_before or 0)
-        except StorageError as error:
+        except RefusedError as error:
             # Still on trial, one try poorer; the connection itself is good.
             self.note(error)
             return False
@@ -278,7 +270,7 @@ class Ladder(TimeFloor):
             code = error.code
         else:
             return None
-        if code in ("EXPIRED", "FUTURE") and self._repairs < REPAIRS:
+        if code in ("EXPIRED", "FUTURE") and self._repairs < _REPAIRS:
             # T5: the clock may be what is wrong. A repair that nobody has made counts as made, or
             # a device without time servers would never come to its other roots.
             if self.time_repair_wanted:
@@ -290,8 +282,8 @@ class Ladder(TimeFloor):
     def _refund(self) -> None:
         self._paused = self.clock.ticks_ms()
         try:
-            self.store.refund_try()
-        except StorageError as error:
+            self.store.add_tries(1)
+        except RefusedError as error:
             self.note(error)
 
     def _count(self, attempt: Attempt) -> None:
@@ -314,7 +306,7 @@ class Ladder(TimeFloor):
         version = self.store.state.trial.version
         try:
             self.store.revert(why)
-        except StorageError as error:
+        except RefusedError as error:
             self.note(error)
             return
         self._previous = None
@@ -351,3 +343,49 @@ class Ladder(TimeFloor):
             "code": getattr(error, "code", "STORAGE"),
             "text": str(error),
         }
+
+    # Time
+
+    def time_floor(self) -> int:
+        """Return the moment that has passed for certain (T1)."""
+        store = self.store
+        floor = max(store.factory.build_date, store.state.tfloor)
+        if store.state.good is not None:
+            facts = store.facts(store.state.good)
+            if facts is not None:
+                floor = max(floor, facts.issued)
+        return floor
+
+    def raise_time_floor(self, unix_seconds: int) -> None:
+        """Record a proven past time, at most once a day (T4)."""
+        if unix_seconds >= self.time_floor() + _DAY:
+            try:
+                self.store.raise_time_floor(unix_seconds)
+            except RefusedError as error:
+                self.note(error)
+
+    def authenticated_time(self, unix_seconds: int) -> bool:
+        """Take a time from within a verified connection (T10).
+
+        Return True if the clock was more than five minutes off: tokens must then be made anew.
+        """
+        moved = self.clock.authenticate(unix_seconds)
+        self.raise_time_floor(unix_seconds - _DAY)
+        return moved
+
+    def repair_time(self, offered: int | None) -> None:
+        """Go one step of time repair (T5); `offered` is what a time server said, if any.
+
+        First NTP again, then other servers, then the floor; a date verdict after that counts.
+        """
+        self.time_repair_wanted = False
+        self._repairs += 1
+        if self._repairs >= _REPAIRS:
+            self.clock.set_time(self.time_floor())
+            self.clock.synchronised = False
+        elif offered is not None:
+            self.clock.offer(offered, self.time_floor())
+
+    def repair_step(self) -> int:
+        """Return which step of time repair comes next: 0 NTP, 1 other servers, 2 the floor."""
+        return min(self._repairs, _REPAIRS - 1)

@@ -12,17 +12,20 @@ report. Not for: reading packages (update.py), trying them (ladder.py), flash (s
     …a package…     trust.install(source, "url")
 """
 
+import os
+
 from micropython import const
 
-from . import files, report, update
-from .errors import DownloadError, MemoryShortError, RefusedError, UnmanagedError
+from .errors import RefusedError
 from .ladder import Ladder
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
     from azure_iot.clock import Clock
 
+    from .files import FileSource
     from .recovery import Recovery
+    from .roots import Bundle
     from .rsa import Verifier
     from .sources import Source
     from .store import Store
@@ -68,15 +71,17 @@ class TrustManager(Ladder):
         """
         try:
             if not self.managed:
-                raise UnmanagedError(
-                    'no key-set in this firmware: run "taproot trust init" and deploy again'
+                raise RefusedError(
+                    'no key-set in this firmware: run "taproot trust init" and deploy again',
+                    "UNMANAGED",
                 )
-            version, staged = self._install(source, channel)
+            with self.store:
+                version, staged = self._install(source, channel)
         except RefusedError as error:
             self.note(error)
             raise
         except MemoryError as error:
-            refusal = MemoryShortError("not enough memory to examine the package", error)
+            refusal = RefusedError("not enough memory to examine the package", "MEMORY", error)
             self.note(refusal)
             raise refusal
         self.last_error = None
@@ -88,15 +93,19 @@ class TrustManager(Ladder):
     def _install(self, source: "Source", channel: str) -> tuple:
         if hasattr(source, "seek"):
             return self._judge(source, channel)
+        from .files import remove
+
         path = self.store.path("package.tmp")
         copy = self._copy(source, path)
         try:
             return self._judge(copy, channel)
         finally:
             copy.close()
-            files.remove(path)
+            remove(path)
 
     def _judge(self, source: "Source", channel: str) -> tuple:
+        from . import stored, update
+
         store = self.store
         rules = update.Rules(
             self.clock.unix_time(),
@@ -104,7 +113,7 @@ class TrustManager(Ladder):
             self.config.get("uses", ("hub",)),
             self.config.get("loader"),
             channel if channel in ("inbox", "recovery") else "ota",
-            store.verifier,
+            stored.verifier(store),
         )
         keys = store.state.kver
         distrust = store.state.distrust
@@ -118,21 +127,23 @@ class TrustManager(Ladder):
             if store.state.distrust != distrust:
                 self._changed("distrust")
 
-    def _copy(self, source: "Source", path: str) -> files.FileSource:
+    def _copy(self, source: "Source", path: str) -> "FileSource":
+        from .files import PackageFile
+
         self.store.make_folder()
-        sink = files.PackageFile(path)
+        sink = PackageFile(path)
         buffer = bytearray(_COPY)
         left = source.size
         try:
             while left > 0:
                 n = source.readinto(memoryview(buffer)[: min(_COPY, left)])
                 if not n:
-                    raise DownloadError("package ended %d bytes early" % left)
+                    raise RefusedError("package ended %d bytes early" % left, "DOWNLOAD")
                 sink.write(memoryview(buffer)[:n])
                 left -= n
             return sink.done()
         except OSError as error:
-            raise DownloadError("package could not be read", error)
+            raise RefusedError("package could not be read", "DOWNLOAD", error)
         finally:
             sink.abort()
 
@@ -142,19 +153,24 @@ class TrustManager(Ladder):
         The file is removed once it was judged, whatever the judgement.
         """
         path = self.store.path("inbox.json")
-        if not files.exists(path):
-            return None
-        source = files.FileSource(path)
         try:
-            return self.install(source, "inbox")
-        finally:
-            source.close()
-            files.remove(path)
+            os.stat(path)
+        except OSError:
+            return None
+        with self.store:
+            from .files import FileSource, remove
+
+            source = FileSource(path)
+            try:
+                return self.install(source, "inbox")
+            finally:
+                source.close()
+                remove(path)
 
     def recovery_urls(self) -> list:
         """Return where recovery may look: the firmware's list and the bundle's, default none."""
         urls = list(self.config.get("recovery", ()))
-        for url in report.present(self).recovery:
+        for url in self.present().recovery:
             if url not in urls:
                 urls.append(url)
         return urls
@@ -162,6 +178,12 @@ class TrustManager(Ladder):
     def next_recovery_ms(self) -> int | None:
         """Return when the agent should run recovery; None while it may not (recovery.py, G1)."""
         return self.recovery.due_ms() if self.recovery is not None else None
+
+    def present(self) -> "Bundle":
+        """Return the bundle in use when no trial and no fall-back is under way."""
+        good = self.store.state.good
+        facts = self.store.facts(good) if good is not None else None
+        return self.store.factory.bundle() if facts is None else facts
 
     def note_probe(self, result: dict) -> None:
         """Keep the last probe result per root and host."""
@@ -176,7 +198,7 @@ class TrustManager(Ladder):
         """Return what a saved TLS session must be bound to; it changes with the trust in use."""
         state = self.store.state
         return "%d.%d.%d.%d" % (
-            report.present(self).version,
+            self.present().version,
             state.kver,
             state.dv,
             self.generation,
@@ -184,11 +206,17 @@ class TrustManager(Ladder):
 
     def report(self) -> dict:
         """Return the `trust` member of the reported properties (contracts.md section 1)."""
-        return report.report(self)
+        return self._say("report")
 
     def warnings(self) -> list:
         """Return a sentence for each root or bundle that will soon cease to serve."""
-        return report.warnings(self)
+        return self._say("warnings")
 
     def __repr__(self) -> str:
-        return "<TrustManager %s>" % report.boot_line(self)
+        return "<TrustManager %s>" % self._say("boot_line")
+
+    def _say(self, what: str) -> object:
+        with self.store:
+            from . import report
+
+            return getattr(report, what)(self)

@@ -8,7 +8,7 @@ hold for both.
 from micropython import const
 
 from . import rsa
-from .errors import BadSignatureError, MemoryShortError
+from .errors import RefusedError
 
 try:
     from tlsopt import verify as _verify
@@ -28,9 +28,9 @@ def verify(key: "Key", digest: bytes, signature: bytes) -> None:
     try:
         good = _verify(key.alg, key.modulus, _EXPONENT, digest, signature)
     except OSError as error:
-        raise MemoryShortError("not enough memory to verify a signature", error)
+        raise RefusedError("not enough memory to verify a signature", "MEMORY", error)
     if not good:
-        raise BadSignatureError("signature does not verify")
+        raise RefusedError("signature does not verify", "BAD_SIGNATURE")
 
 
 def verifier() -> "Verifier":

@@ -17,7 +17,7 @@ from hashlib import sha256
 from micropython import const
 
 from . import files
-from .errors import DownloadError, MalformedError, StorageError, TooLargeError
+from .errors import RefusedError
 from .sources import is_digest
 
 _MAX_PACKAGE = const(32768)
@@ -43,9 +43,9 @@ class Parts:
     def begin(self, sha256_hex: str, count: int) -> None:
         """Expect `count` parts of a package with this digest; another one starts anew."""
         if not is_digest(sha256_hex.encode()) or type(count) is not int:
-            raise MalformedError("parts: digest or count missing")
+            raise RefusedError("parts: digest or count missing")
         if not 1 <= count <= _MAX_COUNT:
-            raise TooLargeError("parts: %d, 1 to %d allowed" % (count, _MAX_COUNT))
+            raise RefusedError("parts: %d, 1 to %d allowed" % (count, _MAX_COUNT), "TOO_LARGE")
         if (sha256_hex, count) != (self.sha256, self.count):
             self.discard()
             self.sha256 = sha256_hex
@@ -55,13 +55,15 @@ class Parts:
     def add(self, index: int, data: bytes) -> None:
         """Append part `index`; passed over if it is there already, refused if one is missing."""
         if not self.count or type(index) is not int or not 0 <= index < self.count:
-            raise MalformedError("parts: no part %s expected" % index)
+            raise RefusedError("parts: no part %s expected" % index)
         if index < self.next:
             return
         if index > self.next:
-            raise DownloadError("parts: %d arrived, %d is wanted" % (index, self.next))
+            raise RefusedError("parts: %d arrived, %d is wanted" % (index, self.next), "DOWNLOAD")
         if not data or self.size + len(data) > _MAX_PACKAGE:
-            raise TooLargeError("parts: empty, or more than %d bytes in all" % _MAX_PACKAGE)
+            raise RefusedError(
+                "parts: empty, or more than %d bytes in all" % _MAX_PACKAGE, "TOO_LARGE"
+            )
         try:
             # Not appended: behind the last sure byte may lie what a cut left of this very part.
             with open(self._path, "r+b" if self.size else "wb") as file:
@@ -70,7 +72,7 @@ class Parts:
                 file.flush()
         except OSError as error:
             self._resume()
-            raise StorageError("cannot write %s" % self._path, error)
+            raise RefusedError("cannot write %s" % self._path, "STORAGE", error)
         self.size += len(data)
         self.next += 1
         self._note()
@@ -83,7 +85,7 @@ class Parts:
         if not self.whole or found != self.sha256:
             source.close()
             self.discard()
-            raise DownloadError("parts: the package has another digest than announced")
+            raise RefusedError("parts: the package has another digest than announced", "DOWNLOAD")
         return source
 
     def discard(self) -> None:

@@ -19,7 +19,8 @@ from azure_iot.errors import (
     TrustError,
 )
 
-from .errors import MalformedError
+from .errors import RefusedError
+from .roots import usable
 from .sources import is_digest
 
 TYPE_CHECKING = const(False)
@@ -66,19 +67,25 @@ def _request(request: dict) -> tuple:
     port = request.get("port")
     root = request.get("root")
     if not isinstance(host, str) or not 1 <= len(host) <= _MAX_HOST:
-        raise MalformedError("probe: host missing")
+        raise RefusedError("probe: host missing")
     if type(port) is not int or not 1 <= port <= 65535:
-        raise MalformedError("probe: port missing")
+        raise RefusedError("probe: port missing")
     if not isinstance(root, str) or not is_digest(root.encode()):
-        raise MalformedError("probe: root must be 64 hexadecimal digits")
+        raise RefusedError("probe: root must be 64 hexadecimal digits")
     return host, port, root
 
 
 def carried(trust: "TrustManager", sha256: bytes) -> "RootSet | None":
     """Return the set of this one root if the device carries and does not distrust it."""
-    for attempt in trust.carried():
-        if sha256 in attempt.roots.digests():
-            return attempt.roots.only(sha256)
+    store = trust.store
+    slots = (store.state.good, store.state.trial)
+    bundles = [store.facts(slot) for slot in slots if slot is not None]
+    bundles.append(store.factory.bundle())
+    for bundle in bundles:
+        if bundle is not None:
+            roots = usable(bundle, None, store.state.distrust).only(sha256)
+            if len(roots):
+                return roots
     return None
 
 

@@ -20,8 +20,8 @@ from micropython import const
 from azure_iot.errors import AzureIoTError
 
 from . import files
-from .errors import DownloadError, NoRootsError, RefusedError
-from .roots import RootSet, usable
+from .errors import RefusedError
+from .roots import usable
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Recovery:
         """
         trust = self.trust
         if self.due_ms() != 0:
-            raise DownloadError("recovery is not due")
+            raise RefusedError("recovery is not due", "DOWNLOAD")
         attempts = trust.store.state.recoveries
         urls = trust.recovery_urls()
         # On flash before a byte leaves: a crash in the attempt must not make it more frequent.
@@ -123,7 +123,7 @@ class Recovery:
             return await self._fetch(urls[attempts % len(urls)])
         except AzureIoTError as error:
             if not isinstance(error, RefusedError):
-                trust.note(DownloadError("recovery: %s" % error, error))
+                trust.note(RefusedError("recovery: %s" % error, "DOWNLOAD", error))
             raise
 
     async def _fetch(self, url: str) -> int:
@@ -147,7 +147,7 @@ class Recovery:
             finally:
                 source.close()
         except asyncio.TimeoutError:
-            raise DownloadError("the recovery server took too long")
+            raise RefusedError("the recovery server took too long", "DOWNLOAD")
         finally:
             sink.abort()
             files.remove(path)
@@ -155,7 +155,9 @@ class Recovery:
     def _verifying(self) -> object:
         trust = self.trust
         factory = trust.store.factory
-        roots = RootSet(usable(factory.bundle(), None, trust.store.state.distrust), factory.der)
+        roots = usable(factory.bundle(), None, trust.store.state.distrust)
         if self._contexts is None or not len(roots):
-            raise NoRootsError("an https recovery URL needs a factory root that is not distrusted")
+            raise RefusedError(
+                "an https recovery URL needs a factory root that is not distrusted", "NO_ROOTS"
+            )
         return self._contexts(roots)

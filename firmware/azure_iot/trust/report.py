@@ -8,18 +8,10 @@ from micropython import const
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
-    from .bundle import Bundle
     from .manager import TrustManager
 
 _DAY = const(86400)
 _DAYS = (7, 30, 90)
-
-
-def present(trust: "TrustManager") -> "Bundle":
-    """Return the bundle in use when no trial and no fall-back is under way."""
-    store = trust.store
-    facts = store.facts(store.state.good) if store.state.good is not None else None
-    return store.factory.bundle() if facts is None else facts
 
 
 def state_name(trust: "TrustManager") -> str:
@@ -50,7 +42,7 @@ def source_name(trust: "TrustManager") -> str:
 def report(trust: "TrustManager") -> dict:
     """Return the `trust` member of the reported properties."""
     state = trust.store.state
-    bundle = present(trust)
+    bundle = trust.present()
     found = {
         "state": state_name(trust),
         "source": source_name(trust),
@@ -74,7 +66,7 @@ def report(trust: "TrustManager") -> dict:
 
 def boot_line(trust: "TrustManager") -> str:
     """Return one line for the boot log."""
-    bundle = present(trust)
+    bundle = trust.present()
     first = min([root.not_after for root in bundle.roots])
     if not trust.managed:
         return (
@@ -97,7 +89,7 @@ def warnings(trust: "TrustManager") -> list:
     """
     now = trust.clock.unix_time()
     state = trust.store.state
-    bundle = present(trust)
+    bundle = trust.present()
     found = []
     staged = trust.store.facts(state.trial) if state.trial is not None else None
     for root in bundle.roots:

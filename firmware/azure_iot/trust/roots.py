@@ -1,32 +1,79 @@
-"""Roots on demand: what a TLS context asks for while it checks a chain.
+"""The roots a device carries, and handing them out: what a TLS context asks for in a handshake.
 
-Responsible for: handing out the roots of one bundle for one use, minus every distrusted one, read
-from flash only when a chain needs them. Not for: which bundle is in use (manager.py).
+Responsible for: the facts of a bundle and its roots, the roots for one use minus every distrusted
+one, reading one from flash when a chain needs it. Not for: which bundle is in use (ladder.py),
+reading a bundle (bundle.py).
+
+This module stays loaded: mbedTLS asks at the peak of memory, so a read needs a few hundred bytes
+beside the certificate, and imports nothing.
 """
+
+from binascii import a2b_base64
+from hashlib import sha256
+from io import BytesIO
 
 from micropython import const
 
-from .der import name_digest
-from .errors import MalformedError
+from .errors import RefusedError
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from .bundle import Bundle
+_SEQUENCE = const(0x30)
+_SET = const(0x31)
+_OID = const(0x06)
+_CHUNK = const(256)  # characters read at a time, a multiple of 4
+
+
+class Root:
+    """One root of a bundle: `sha256` (32 bytes), `uses`, `state`, `not_after`, where its DER lies.
+
+    `start` and `end` are positions in the decoded payload; `subject` is name_digest.
+    """
+
+    def __init__(self) -> None:
+        self.sha256 = b""
+        self.uses: tuple = ()
+        self.state = "active"
+        self.subject = b""
+        self.not_after = 0
+        self.start = 0
+        self.end = 0
+
+
+class Bundle:
+    """A bundle payload: versions, dates, `roots`, `distrust` (list of 32 bytes), `recovery`.
+
+    `text` is the path or the bytes that hold the envelope, `begin` where its payload begins; of a
+    device without a key-set `text` is its tuple of DERs, and `start` of a root the place in it.
+    """
+
+    def __init__(self) -> None:
+        self.fleet = ""
+        self.key_version = 0
+        self.version = 0
+        self.min_version = 0
+        self.issued = 0
+        self.expires = 0
+        self.roots: list = []
+        self.distrust: list = []
+        self.recovery: list = []
+        self.text: object = None
+        self.begin = 0
 
 
 class RootSet:
-    """Roots to verify with, read by `read(root)` when they are asked for.
+    """Some roots of a bundle, read when they are asked for.
 
     `roots(issuer)` returns the DERs whose subject is the raw name `issuer` (RFC 5280 section 7.1
     comparison); `for der in roots`, or `roots(b"")`, reads all, one after the other;
     `get(sha256)` reads one.
     """
 
-    def __init__(self, roots: list, read: "Callable") -> None:
+    def __init__(self, bundle: Bundle, roots: list) -> None:
+        self._bundle = bundle
         self._roots = roots
-        self._read = read
 
     def __len__(self) -> int:
         return len(self._roots)
@@ -36,34 +83,118 @@ class RootSet:
             return self
         try:
             wanted = name_digest(issuer)
-        except MalformedError:
+        except RefusedError:
             return []
-        return [self._read(root) for root in self._roots if root.subject == wanted]
+        return [read_root(self._bundle, root) for root in self._roots if root.subject == wanted]
 
     def __iter__(self) -> "Iterator[bytes]":
         for root in self._roots:
-            yield self._read(root)
+            yield read_root(self._bundle, root)
 
     def digests(self) -> list:
         """Return the SHA-256 of each root."""
         return [root.sha256 for root in self._roots]
 
-    def get(self, sha256: bytes) -> bytes | None:
+    def get(self, sha256: bytes) -> "bytes | None":
         """Return the DER with this digest, or None."""
-        for root in self._roots:
-            if root.sha256 == sha256:
-                return self._read(root)
+        for der in self.only(sha256):
+            return der
         return None
 
     def only(self, sha256: bytes) -> "RootSet":
-        """Return a set of this one root (for a probe)."""
-        return RootSet([root for root in self._roots if root.sha256 == sha256], self._read)
+        """Return a set of this one root."""
+        return RootSet(self._bundle, [root for root in self._roots if root.sha256 == sha256])
 
 
-def usable(bundle: "Bundle", use: "str | None", distrust: list) -> list:
+def usable(bundle: Bundle, use: "str | None", distrust: list) -> RootSet:
     """Return the roots of a bundle that serve `use` (None: any) and are not distrusted."""
-    return [
-        root
-        for root in bundle.roots
-        if (use is None or use in root.uses) and root.sha256 not in distrust
-    ]
+    return RootSet(
+        bundle,
+        [
+            root
+            for root in bundle.roots
+            if (use is None or use in root.uses) and root.sha256 not in distrust
+        ],
+    )
+
+
+def read_root(bundle: Bundle, root: Root) -> bytes:
+    """Read one root's DER and check that it is still the one that was listed."""
+    text = bundle.text
+    if isinstance(text, tuple):
+        return bytes(text[root.start])
+    try:
+        with open(text, "rb") if isinstance(text, str) else BytesIO(text) as file:
+            der = _read(file, bundle.begin, root.start, root.end)
+    except (OSError, ValueError) as error:
+        raise RefusedError("a root cannot be read", "STORAGE", error)
+    if sha256(der).digest() != root.sha256:
+        raise RefusedError("root changed since it was verified")
+    return der
+
+
+def _read(file: object, begin: int, start: int, end: int) -> bytes:
+    """Decode standard base64 at `start` to `end` within the base64url payload at `begin`."""
+    file.seek(begin + start // 3 * 4)
+    unread = ((end + 2) // 3 - start // 3) * 4
+    skip = start % 3
+    left = end - start
+    text = b""
+    der = b""
+    while left > 0:
+        chunk = file.read(min(_CHUNK, unread))
+        unread -= len(chunk)
+        text += a2b_base64(chunk.replace(b"-", b"+").replace(b"_", b"/"))[skip:]
+        skip = 0
+        n = min(len(text), left) & -4
+        if not n:
+            raise ValueError
+        der += a2b_base64(text[:n])
+        text = text[n:]
+        left -= n
+    return der
+
+
+def element(data: bytes, at: int, last: int, tag: int = 0) -> tuple:
+    """Return (tag, start, end) of the DER element at `at`, which must end by `last`."""
+    if at + 2 > last:
+        raise RefusedError("DER ends early")
+    found = data[at]
+    length = data[at + 1]
+    at += 2
+    if length >= 0x80:
+        count = length & 0x7F
+        if count > 2 or at + count > last:
+            raise RefusedError("DER: length form not allowed")
+        length = int.from_bytes(data[at : at + count], "big")
+        at += count
+        # No byte at all, the indefinite form, gives 0.
+        if length < 0x80 or (count == 2 and length < 0x100):
+            raise RefusedError("DER: length not minimal")
+    if at + length > last:
+        raise RefusedError("DER ends early")
+    if tag and found != tag:
+        raise RefusedError("DER: tag %d, %d expected" % (found, tag))
+    return found, at, at + length
+
+
+def name_digest(name: bytes) -> bytes:
+    """Return a digest equal for names that RFC 5280 section 7.1 holds equal.
+
+    String types, letter case and surplus spaces do not count, so that an intermediate that spells
+    its issuer as UTF8String still finds a root that spells itself as PrintableString.
+    """
+    digest = sha256()
+    _, group, last = element(name, 0, len(name), _SEQUENCE)
+    while group < last:
+        _, pair, group = element(name, group, last, _SET)
+        while pair < group:
+            _, at, pair = element(name, pair, group, _SEQUENCE)
+            _, start, end = element(name, at, pair, _OID)
+            digest.update(name[start:end])
+            _, start, end = element(name, end, pair)
+            text = b" ".join([w for w in name[start:end].lower().split(b" ") if w])
+            digest.update(bytes((len(text) & 0xFF,)))
+            digest.update(text)
+        digest.update(b"\x00")
+    return digest.digest()

@@ -11,7 +11,7 @@ from hashlib import sha256
 
 from micropython import const
 
-from .errors import BadSignatureError, MalformedError
+from .errors import RefusedError
 from .sources import base64url
 
 TYPE_CHECKING = const(False)
@@ -38,14 +38,14 @@ class Key:
 
     def __init__(self, alg: str, n: bytes, e: bytes) -> None:
         if alg != "PS256" and alg != "RS256":
-            raise MalformedError("key algorithm not known")
+            raise RefusedError("key algorithm not known")
         if e != b"AQAB":
-            raise MalformedError("key exponent must be 65537")
+            raise RefusedError("key exponent must be 65537")
         modulus = base64url(n)
         if not _MIN_BYTES <= len(modulus) <= _MAX_BYTES:
-            raise MalformedError("key of %d bits" % (len(modulus) * 8))
+            raise RefusedError("key of %d bits" % (len(modulus) * 8))
         if modulus[0] < 0x80 or not modulus[-1] & 1:
-            raise MalformedError("key modulus not odd or not a multiple of 8 bits")
+            raise RefusedError("key modulus not odd or not a multiple of 8 bits")
         self.alg = alg
         self.modulus = modulus
         self.kid = thumbprint(n)
@@ -64,10 +64,12 @@ def require_form(key: Key, signature: bytes) -> None:
     """Refuse a signature that is no number below the modulus, in as many bytes (RFC 8017, 5.2.2)."""
     size = len(key.modulus)
     if len(signature) != size:
-        raise BadSignatureError("signature of %d bytes, key of %d" % (len(signature), size))
+        raise RefusedError(
+            "signature of %d bytes, key of %d" % (len(signature), size), "BAD_SIGNATURE"
+        )
     # Equal length, so the order of the byte strings is that of the numbers.
     if signature >= key.modulus:
-        raise BadSignatureError("signature not below the modulus")
+        raise RefusedError("signature not below the modulus", "BAD_SIGNATURE")
 
 
 def verify(key: Key, digest: bytes, signature: bytes) -> None:
@@ -82,7 +84,7 @@ def verify(key: Key, digest: bytes, signature: bytes) -> None:
     else:
         good = _is_pss(message, digest)
     if not good:
-        raise BadSignatureError("signature does not verify")
+        raise RefusedError("signature does not verify", "BAD_SIGNATURE")
 
 
 def _is_pss(message: bytes, digest: bytes) -> bool:

@@ -15,11 +15,13 @@ container, the list of names seen (an object) or a count (an array); nothing rec
 
 from micropython import const
 
-from .errors import MalformedError, TooLargeError
+from .errors import RefusedError
 from .sources import read_full
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .sources import Source
 
 # Token kinds are the byte a token begins with; integers are all _INT.
@@ -58,7 +60,7 @@ class Scanner:
 
     def __init__(self, source: "Source", limit: int, keep: int = 0, brackets: int = 255):
         if source.size > limit:
-            raise TooLargeError("%d bytes, %d allowed" % (source.size, limit))
+            raise RefusedError("%d bytes, %d allowed" % (source.size, limit), "TOO_LARGE")
         self.key: str | None = None
         self.text: bytes | None = None
         self.number = 0
@@ -86,7 +88,7 @@ class Scanner:
                 self._begun = True
                 return self._value(c)
             if c >= 0:
-                raise MalformedError("text after the end")
+                raise RefusedError("text after the end")
             return 0
         names = self._stack[-1]
         is_object = names is not None
@@ -97,7 +99,7 @@ class Scanner:
             return c
         if not self._first:
             if c != _COMMA:
-                raise MalformedError("comma missing at %d" % self.position())
+                raise RefusedError("comma missing at %d" % self.position())
             c = self._blank()
         self._first = False
         if is_object:
@@ -111,10 +113,24 @@ class Scanner:
             while len(self._stack) >= depth:
                 self.next()
 
+    def each(self, kind: int, opening: int) -> "Iterator[int]":
+        """Yield the kind of each value in the object or array (`opening`) that `kind` began."""
+        self.want(kind, opening)
+        while True:
+            kind = self.next()
+            if kind == opening + 2:  # } lies two behind {, ] two behind [
+                return
+            yield kind
+
+    def strings(self, kind: int) -> "Iterator[bytes]":
+        """Yield each string of an array of strings."""
+        for item in self.each(kind, _ARRAY):
+            yield self.string(item)
+
     def want(self, kind: int, expected: int) -> None:
         """Refuse a value of another kind."""
         if kind != expected:
-            raise MalformedError("%s: wrong type" % (self.key or "value"))
+            raise RefusedError("%s: wrong type" % (self.key or "value"))
 
     def integer(self, kind: int) -> int:
         """Return the value of an integer member."""
@@ -125,7 +141,7 @@ class Scanner:
         """Return the value of a string member that was short enough to keep."""
         self.want(kind, _STRING)
         if self.text is None:
-            raise TooLargeError("%s: string too long" % (self.key or "value"))
+            raise RefusedError("%s: string too long" % (self.key or "value"), "TOO_LARGE")
         return self.text
 
     def position(self) -> int:
@@ -138,7 +154,7 @@ class Scanner:
             self._at = 0
             self._filled = read_full(self._source, memoryview(self._buffer))
             if self._base + self._filled > self._limit:
-                raise TooLargeError("more than %d bytes" % self._limit)
+                raise RefusedError("more than %d bytes" % self._limit, "TOO_LARGE")
             if not self._filled:
                 return -1
         self._at += 1
@@ -152,18 +168,18 @@ class Scanner:
 
     def _name(self, names: list, c: int) -> int:
         if c != _STRING:
-            raise MalformedError("member name missing at %d" % self.position())
+            raise RefusedError("member name missing at %d" % self.position())
         self._string(_MAX_KEY)
         if self.text is None:
-            raise TooLargeError("member name too long")
+            raise RefusedError("member name too long", "TOO_LARGE")
         name = str(self.text, "utf-8")
         if name in names:
-            raise MalformedError("member twice: %s" % name)
+            raise RefusedError("member twice: %s" % name)
         if len(names) >= _MAX_MEMBERS:
-            raise TooLargeError("more than %d members" % _MAX_MEMBERS)
+            raise RefusedError("more than %d members" % _MAX_MEMBERS, "TOO_LARGE")
         names.append(name)
         if self._blank() != _COLON:
-            raise MalformedError("colon missing at %d" % self.position())
+            raise RefusedError("colon missing at %d" % self.position())
         self.key = name
         return self._blank()
 
@@ -174,7 +190,7 @@ class Scanner:
         if c == _OBJECT or c == _ARRAY:
             self._brackets -= 1
             if self._brackets < 0 or len(self._stack) >= _MAX_DEPTH:
-                raise TooLargeError("too many or too deep objects and arrays")
+                raise RefusedError("too many or too deep objects and arrays", "TOO_LARGE")
             self._stack.append([] if c == _OBJECT else None)
             self._first = True
             self.start = self._base + self._at - 1
@@ -185,9 +201,9 @@ class Scanner:
             if c == word[0]:
                 for expected in word[1:]:
                     if self._byte() != expected:
-                        raise MalformedError("unknown word at %d" % self.position())
+                        raise RefusedError("unknown word at %d" % self.position())
                 return c
-        raise MalformedError("no value at %d" % self.position())
+        raise RefusedError("no value at %d" % self.position())
 
     def _integer(self, c: int) -> int:
         # 0 or a number without leading zero; a sign, a fraction or an exponent ends as
@@ -199,7 +215,7 @@ class Scanner:
             if not 0x30 <= c <= 0x39:
                 break
             if digits >= _MAX_DIGITS or value == 0:
-                raise MalformedError("number at %d" % self.position())
+                raise RefusedError("number at %d" % self.position())
             value = value * 10 + c - 0x30
             digits += 1
         if c >= 0:
@@ -236,7 +252,7 @@ class Scanner:
 
     def _character(self, c: int) -> bytes:
         if c < 0x20:
-            raise MalformedError("control character or end in a string at %d" % self.position())
+            raise RefusedError("control character or end in a string at %d" % self.position())
         if c == _BACKSLASH:
             return self._escape(self._byte())
         if c < 0x80:
@@ -246,12 +262,12 @@ class Scanner:
         high = 0x9F if c == 0xED else 0x8F if c == 0xF4 else 0xBF
         more = 1 if 0xC2 <= c <= 0xDF else 2 if 0xE0 <= c <= 0xEF else 3
         if not 0xC2 <= c <= 0xF4:
-            raise MalformedError("bad UTF-8 at %d" % self.position())
+            raise RefusedError("bad UTF-8 at %d" % self.position())
         out = bytearray((c,))
         while more:
             c = self._byte()
             if not low <= c <= high:
-                raise MalformedError("bad UTF-8 at %d" % self.position())
+                raise RefusedError("bad UTF-8 at %d" % self.position())
             out.append(c)
             low = 0x80
             high = 0xBF
@@ -265,9 +281,9 @@ class Scanner:
                 # What is no digit gives -1, and a negative code is refused below.
                 code = code << 4 | _HEX.find(bytes((self._byte() & 0xFF,)).lower())
             if code < 0x20 or 0xD800 <= code <= 0xDFFF:
-                raise MalformedError("forbidden character at %d" % self.position())
+                raise RefusedError("forbidden character at %d" % self.position())
             return chr(code).encode()
         for i in range(0, len(_ESCAPES), 2):
             if _ESCAPES[i] == c:
                 return _ESCAPES[i + 1 : i + 2]
-        raise MalformedError("unknown escape at %d" % self.position())
+        raise RefusedError("unknown escape at %d" % self.position())

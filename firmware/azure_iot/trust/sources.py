@@ -10,7 +10,7 @@ from binascii import a2b_base64, b2a_base64
 
 from micropython import const
 
-from .errors import MalformedError
+from .errors import RefusedError
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ _HEX = b"0123456789abcdef"
 def base64url(text: bytes) -> bytes:
     """Decode unpadded base64url; any second spelling of the same bytes is refused."""
     if text.strip(_URL) or len(text) % 4 == 1:
-        raise MalformedError("not base64url")
+        raise RefusedError("not base64url")
     text = text.replace(b"-", b"+").replace(b"_", b"/")
     raw = a2b_base64(text + b"=="[: -len(text) % 4])
     if b2a_base64(raw)[:-1].rstrip(b"=") != text:
-        raise MalformedError("base64url with stray bits")
+        raise RefusedError("base64url with stray bits")
     return raw
 
 
@@ -54,10 +54,10 @@ def base64std(text: bytes) -> bytes:
     """Decode padded standard base64, as strictly as `base64url`."""
     body = text.rstrip(b"=")
     if body.strip(_STD) or len(text) % 4 or len(text) - len(body) > 2:
-        raise MalformedError("not base64")
+        raise RefusedError("not base64")
     raw = a2b_base64(text)
     if b2a_base64(raw)[:-1] != text:
-        raise MalformedError("base64 with stray bits")
+        raise RefusedError("base64 with stray bits")
     return raw
 
 
@@ -76,7 +76,7 @@ def read_span(source: "Source", start: int, end: int) -> bytes:
     block = bytearray(end - start)
     source.seek(start)
     if read_full(source, memoryview(block)) != len(block):
-        raise MalformedError("file shorter than before")
+        raise RefusedError("file shorter than before")
     return bytes(block)
 
 
@@ -146,7 +146,7 @@ class Base64Source:
         view = memoryview(self._text)[:n]
         self._source.seek(self._at)
         if read_full(self._source, view) != n:
-            raise MalformedError("file shorter than before")
+            raise RefusedError("file shorter than before")
         if self._digest is not None:
             self._digest.update(view)
         self._at += n

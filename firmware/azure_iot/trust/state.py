@@ -1,7 +1,7 @@
 """The state record: which slot is good, which is on trial, the floors, what is distrusted.
 
-Responsible for: the record's members, its text and its checksum. Not for: where records lie and
-which of the two is newer (store.py). A record is JSON followed by the SHA-256 of that JSON.
+Responsible for: the record's text and its checksum. Not for: its members (store.py), where records
+lie and which of the two is newer (stored.py). A record is JSON followed by the SHA-256 of it.
 """
 
 import json
@@ -10,83 +10,10 @@ from hashlib import sha256
 from micropython import const
 
 from .sources import is_digest
+from .store import Slot, State
 
 _MAX_VERSION = const(0x3FFFFFFF)
-_MAX_BAD = const(4)
 MAX_RECORD = const(4096)
-
-
-class Slot:
-    """What a record says about a slot: number, bundle version, its `key_version`, slot digest.
-
-    `source` is how the bundle came: ota, recovery or inbox.
-    """
-
-    def __init__(
-        self, slot: int, version: int, key_version: int, sha256: str, source: str = "ota"
-    ) -> None:
-        self.slot = slot
-        self.version = version
-        self.key_version = key_version
-        self.sha256 = sha256
-        self.source = source
-
-    def members(self) -> dict:
-        """Return the record's form."""
-        return {
-            "slot": self.slot,
-            "v": self.version,
-            "kv": self.key_version,
-            "sha": self.sha256,
-            "src": self.source,
-        }
-
-
-class State:
-    """One record. `good` is None while the factory bundle rules; `seen` 0 awaits fast-forward."""
-
-    def __init__(self) -> None:
-        self.seq = 0
-        self.fleet = ""
-        self.good: Slot | None = None
-        self.trial: Slot | None = None
-        self.tries = 0
-        self.floor = 0
-        self.seen = 0
-        self.kver = 0
-        self.tfloor = 0
-        self.bad: list = []
-        self.distrust: list = []
-        self.dv = 0
-        self.recoveries = 0
-        self.recovery_at = 0
-
-    def copy(self) -> "State":
-        """Return a record to change and write; this one stays what is on flash."""
-        other = State()
-        for name in self.__dict__:
-            value = getattr(self, name)
-            setattr(other, name, list(value) if isinstance(value, list) else value)
-        return other
-
-    def add_bad(self, version: int, why: str) -> None:
-        """Note a version that was tried and given up; the highest always stays on the list."""
-        bad = [entry for entry in self.bad if entry[0] != version]
-        bad.append((version, why))
-        while len(bad) > _MAX_BAD:
-            lowest = bad[0]
-            for entry in bad:
-                if entry[0] < lowest[0]:
-                    lowest = entry
-            bad.remove(lowest)
-        self.bad = bad
-
-    def is_bad(self, version: int) -> bool:
-        """Tell whether this very version was tried and given up."""
-        for entry in self.bad:
-            if entry[0] == version:
-                return True
-        return False
 
 
 def encode(state: State) -> bytes:
@@ -94,8 +21,8 @@ def encode(state: State) -> bytes:
     members = {
         "seq": state.seq,
         "fleet": state.fleet,
-        "good": state.good.members() if state.good else None,
-        "trial": state.trial.members() if state.trial else None,
+        "good": _members(state.good),
+        "trial": _members(state.trial),
         "tries": state.tries,
         "floor": state.floor,
         "seen": state.seen,
@@ -108,6 +35,18 @@ def encode(state: State) -> bytes:
     }
     body = json.dumps(members).encode()
     return body + sha256(body).digest()
+
+
+def _members(slot: "Slot | None") -> "dict | None":
+    if slot is None:
+        return None
+    return {
+        "slot": slot.slot,
+        "v": slot.version,
+        "kv": slot.key_version,
+        "sha": slot.sha256,
+        "src": slot.source,
+    }
 
 
 def decode(record: bytes | None, fleet: str) -> State | None:

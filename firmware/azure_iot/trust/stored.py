@@ -1,328 +1,322 @@
 """What is on flash: the newest whole record, the bundle in each slot, the chain of key-sets.
 
 Responsible for: `load()`, which never raises, re-verifying slots no record vouches for (L1, R-35),
-walking the key-sets from the bootstrap one (R-16). Not for: writing (store.py).
+walking the key-sets from the bootstrap one (R-16), the factory's bundle. Not for: writing
+(changes.py). Each function that takes a store is a method of store.Store, which loads this module
+when it is called.
 """
+
+from hashlib import sha256
 
 from micropython import const
 
 from azure_iot.errors import TrustError
 
-from . import files, native, state
-from .bundle import read_bundle, read_der
-from .errors import KeyChainError
+from . import files, native
+from . import state as record
+from .bundle import read_bundle
+from .der import require_root
+from .errors import RefusedError
 from .jws import BUNDLE, KEYS, payload_digest, scan_envelope, verify
-from .keyset import next_keyset
-from .payload import require_fleet
+from .keyset import next_keyset, read_keyset, require_fleet
+from .roots import Bundle, Root, name_digest
+from .store import Slot, State
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
-    from typing import Protocol
-
-    from .bundle import Bundle, Root
     from .factory import Factory
+    from .jws import Envelope
     from .keyset import KeySet
     from .rsa import Verifier
+    from .store import Store
 
-    class Mirror(Protocol):
-        """Named integers outside the file system (NVS)."""
-
-        def get(self, name: str) -> "int | None": ...
-        def set(self, name: str, value: int) -> None: ...
+_ALL_USES = ("hub", "dps", "https")
+_EPOCH_2000 = const(946684800)
 
 
-_EPOCH_2000 = const(946684800)  # an i32 in NVS counts from here until 2068
+def load(store: "Store") -> "Store":
+    """Find the state on flash. Damage leads to the next best state, never to an exception."""
+    store._keyset = None
+    store._facts = [None, None]
+    store._uneven = False
+    store.error = None
+    try:
+        _load(store)
+    except (TrustError, OSError, MemoryError) as error:
+        # Nothing on flash can be relied on: the factory bundle rules, the floors of the
+        # mirror still hold.
+        store.error = error
+        store.state = _fresh(store)
+        _raise_floors(store, store.state)
+    return store
 
 
-class Stored:
-    """The readable half of the store.
+def _load(store: "Store") -> None:
+    fresh = _fresh(store)
+    found = [
+        record.decode(files.read_bytes(store.path("state%d" % i), record.MAX_RECORD), fresh.fleet)
+        for i in (0, 1)
+    ]
+    newest = None
+    for i in (0, 1):
+        if found[i] and (newest is None or found[i].seq > newest.seq):
+            newest = found[i]
+            store._record = i
+    if not store.factory.managed:
+        # Nothing but the time floor is kept without a key-set.
+        if newest is not None:
+            fresh.seq = newest.seq
+            fresh.tfloor = newest.tfloor
+        store.state = fresh
+        return
+    if newest is None:
+        # So that the first record goes to state0.
+        store._record = 1
+        newest = _recover(store, fresh)
+    else:
+        other = found[1 - store._record]
+        store._uneven = other is None or other.dv != newest.dv or other.distrust != newest.distrust
+    _raise_floors(store, newest)
+    _follow_factory(store, newest, fresh)
+    store.state = newest
 
-    folder: an existing or new directory. factory: factory.Factory. mirror: optional copy of the
-    floors, `get(name) -> int | None` and `set(name, value)`. verifier: `(key, digest, signature)`.
-    After `load()`: `state`, and `error` if something on flash was not as it should be.
-    """
 
-    def __init__(
-        self,
-        folder: str,
-        factory: "Factory",
-        *,
-        mirror: "Mirror | None" = None,
-        verifier: "Verifier | None" = None,
-    ) -> None:
-        self.folder = folder
-        self.factory = factory
-        self.state = state.State()
-        self.error: Exception | None = None
-        self._mirror = mirror
-        self.verifier = verifier or native.verifier()
-        self._record = 0
-        self._uneven = False
-        self._keyset = None
-        self._recorded: list = []  # bundle keys of the key-set that `kver` names
-        self._facts: list = [None, None]
-        self._envelopes: list = [None, None]
+def _fresh(store: "Store") -> State:
+    fresh = State()
+    if store.factory.managed:
+        bundle = store.factory.bundle()
+        fresh.fleet = bundle.fleet
+        fresh.floor = bundle.min_version
+        fresh.seen = bundle.version
+        fresh.kver = bundle.key_version
+        fresh.distrust = bundle.distrust
+        fresh.dv = bundle.version
+    return fresh
 
-    def path(self, name: str) -> str:
-        """Return the path of a file of the store."""
-        return self.folder + "/" + name
 
-    def slot_path(self, slot: int) -> str:
-        """Return the path of slot 0 or 1."""
-        return self.path("slot%d.jws" % slot)
+def _raise_floors(store: "Store", found: State) -> None:
+    mirror = store.mirror
+    if mirror is None or not store.factory.managed:
+        return
+    try:
+        key_version = mirror.get("kver") or 0
+        floor = mirror.get("bver") or 0
+        time_floor = mirror.get("tfloor")
+    except OSError as error:
+        store.error = error
+        return
+    if key_version >= (found.good.key_version if found.good else 0):
+        found.floor = max(found.floor, floor)
+    found.kver = max(found.kver, key_version)
+    if time_floor is not None:
+        found.tfloor = max(found.tfloor, time_floor + _EPOCH_2000)
 
-    def load(self) -> "Stored":
-        """Find the state on flash. Damage leads to the next best state, never to an exception."""
-        self._keyset = None
-        self._facts = [None, None]
-        self._envelopes = [None, None]
-        self._uneven = False
-        self.error = None
-        try:
-            self._load()
-        except (TrustError, OSError, MemoryError) as error:
-            # Nothing on flash can be relied on: the factory bundle rules, the floors of the
-            # mirror still hold.
-            self.error = error
-            self.state = self._fresh()
-            self._raise_floors(self.state)
-        return self
 
-    def _load(self) -> None:
-        fresh = self._fresh()
-        found = [
-            state.decode(files.read_bytes(self.path("state%d" % i), state.MAX_RECORD), fresh.fleet)
-            for i in (0, 1)
-        ]
-        newest = None
-        for i in (0, 1):
-            if found[i] and (newest is None or found[i].seq > newest.seq):
-                newest = found[i]
-                self._record = i
-        if not self.factory.managed:
-            # Nothing but the time floor is kept without a key-set.
-            if newest is not None:
-                fresh.seq = newest.seq
-                fresh.tfloor = newest.tfloor
-            self.state = fresh
-            return
-        if newest is None:
-            # So that the first record goes to state0.
-            self._record = 1
-            newest = self._recover(fresh)
-        else:
-            other = found[1 - self._record]
-            self._uneven = (
-                other is None or other.dv != newest.dv or other.distrust != newest.distrust
-            )
-        self._raise_floors(newest)
-        self._follow_factory(newest, fresh)
-        self.state = newest
+def _follow_factory(store: "Store", found: State, fresh: State) -> None:
+    # New firmware may bring a newer bundle than the last one confirmed; it is trusted as the
+    # firmware is, so it takes that one's place.
+    if fresh.kver < found.kver:
+        return
+    newer_keys = fresh.kver > found.kver
+    good = found.good
+    if newer_keys or (good is not None and fresh.seen > good.version):
+        found.good = None
+    if newer_keys:
+        # Versions under older keys compare with nothing here (fast-forward recovery).
+        found.kver = fresh.kver
+        found.seen = found.dv = 0
+        found.bad = []
+        found.trial = None
+        found.floor = min(found.floor, fresh.seen)
+    if found.good is None:
+        found.floor = max(found.floor, fresh.floor)
+        found.seen = max(found.seen, fresh.seen)
+        if fresh.dv > found.dv:
+            found.dv = fresh.dv
+            found.distrust = fresh.distrust
+    if found.trial is not None and found.trial.version <= found.seen:
+        found.trial = None
 
-    def _fresh(self) -> state.State:
-        fresh = state.State()
-        if self.factory.managed:
-            bundle = self.factory.bundle()
-            fresh.fleet = bundle.fleet
-            fresh.floor = bundle.min_version
-            fresh.seen = bundle.version
-            fresh.kver = bundle.key_version
-            fresh.distrust = bundle.distrust
-            fresh.dv = bundle.version
-        return fresh
 
-    def _raise_floors(self, found: state.State) -> None:
-        mirror = self._mirror
-        if mirror is None or not self.factory.managed:
-            return
-        try:
-            key_version = mirror.get("kver") or 0
-            floor = mirror.get("bver") or 0
-            time_floor = mirror.get("tfloor")
-        except OSError as error:
-            self.error = error
-            return
-        if key_version >= (found.good.key_version if found.good else 0):
-            found.floor = max(found.floor, floor)
-        found.kver = max(found.kver, key_version)
-        if time_floor is not None:
-            found.tfloor = max(found.tfloor, time_floor + _EPOCH_2000)
+def _recover(store: "Store", fresh: State) -> State:
+    """Return a state from the slots alone: the highest whose signatures hold rules."""
+    best = None
+    listed = None
+    for slot in (0, 1):
+        facts = reverify(store, slot)
+        if facts is None:
+            continue
+        if listed is None or facts.version > listed.version:
+            listed = facts
+        if facts.version >= fresh.floor and (best is None or facts.version > best[1].version):
+            best = (slot, facts)
+    if best is not None:
+        slot, facts = best
+        fresh.good = _record_of(store, slot, facts)
+        fresh.seen = max(fresh.seen, facts.version)
+        fresh.floor = max(fresh.floor, facts.min_version)
+    if listed is not None and listed.version > fresh.dv:
+        fresh.distrust = listed.distrust
+        fresh.dv = listed.version
+    if best is not None or listed is not None:
+        fresh.kver = max(fresh.kver, keyset(store, False).version)
+    return fresh
 
-    def _follow_factory(self, found: state.State, fresh: state.State) -> None:
-        # New firmware may bring a newer bundle than the last one confirmed; it is trusted as the
-        # firmware is, so it takes that one's place.
-        if fresh.kver < found.kver:
-            return
-        newer_keys = fresh.kver > found.kver
-        good = found.good
-        if newer_keys or (good is not None and fresh.seen > good.version):
-            found.good = None
-        if newer_keys:
-            # Versions under older keys compare with nothing here (fast-forward recovery).
-            found.kver = fresh.kver
-            found.seen = found.dv = 0
-            found.bad = []
-            found.trial = None
-            found.floor = min(found.floor, fresh.seen)
-        if found.good is None:
-            found.floor = max(found.floor, fresh.floor)
-            found.seen = max(found.seen, fresh.seen)
-            if fresh.dv > found.dv:
-                found.dv = fresh.dv
-                found.distrust = fresh.distrust
-        if found.trial is not None and found.trial.version <= found.seen:
-            found.trial = None
 
-    def _recover(self, fresh: state.State) -> state.State:
-        """Return a state from the slots alone: the highest whose signatures hold rules."""
-        best = None
-        listed = None
-        for slot in (0, 1):
-            facts = self.reverify(slot)
-            if facts is None:
-                continue
-            if listed is None or facts.version > listed.version:
-                listed = facts
-            if facts.version >= fresh.floor and (best is None or facts.version > best[1].version):
-                best = (slot, facts)
-        if best is not None:
-            slot, facts = best
-            fresh.good = state.Slot(
-                slot, facts.version, facts.key_version, self._slot_digest(slot).hex()
-            )
-            fresh.seen = max(fresh.seen, facts.version)
-            fresh.floor = max(fresh.floor, facts.min_version)
-        if listed is not None and listed.version > fresh.dv:
-            fresh.distrust = listed.distrust
-            fresh.dv = listed.version
-        if best is not None or listed is not None:
-            fresh.kver = max(fresh.kver, self.keyset(False).version)
-        return fresh
+def _record_of(store: "Store", slot: int, facts: "Bundle") -> Slot:
+    """Return what a record would say of a slot that was verified again."""
+    source = files.FileSource(store.slot_path(slot))
+    try:
+        digest = files.digest_of(source).hex()
+    finally:
+        source.close()
+    return Slot(slot, facts.version, facts.key_version, digest)
 
-    def _slot_digest(self, slot: int) -> bytes:
-        source = files.FileSource(self.slot_path(slot))
-        try:
-            return files.digest_of(source)
-        finally:
-            source.close()
 
-    def reverify(self, slot: int) -> "Bundle | None":
-        """Return a slot's facts if its signatures hold under the present key-set, else None."""
-        if not files.exists(self.slot_path(slot)):
+def reverify(store: "Store", slot: int) -> "Bundle | None":
+    """Return a slot's facts if its signatures hold under the present key-set, else None."""
+    if not files.exists(store.slot_path(slot)):
+        return None
+    try:
+        source = files.FileSource(store.slot_path(slot))
+        envelope = scan_envelope(source, BUNDLE)
+        present = keyset(store, False)
+        digest = verify(envelope, BUNDLE, present.keys, present.bundle, verifier(store))
+        facts = _read(store, envelope, slot, digest, present.fleet)
+        source.close()
+        if facts.key_version > present.version:
             return None
-        try:
-            source = files.FileSource(self.slot_path(slot))
-            envelope = scan_envelope(source, BUNDLE)
-            keyset = self.keyset(False)
-            digest = verify(envelope, BUNDLE, keyset.keys, keyset.bundle, self.verifier)
-            facts = read_bundle(envelope, digest)
-            require_fleet(facts.fleet, keyset.fleet)
-            source.close()
-            if facts.key_version > keyset.version:
-                return None
-        except TrustError as error:
-            self.error = error
+    except TrustError as error:
+        store.error = error
+        return None
+    store._facts[slot] = facts
+    return facts
+
+
+def read_facts(store: "Store", slot: Slot) -> "Bundle | None":
+    """Read the facts of the bundle a record names; None if the slot does not hold that bundle."""
+    try:
+        source = files.FileSource(store.slot_path(slot.slot))
+        if files.digest_of(source).hex() != slot.sha256:
             return None
-        self._facts[slot] = facts
-        self._envelopes[slot] = envelope
-        return facts
+        envelope = scan_envelope(source, BUNDLE)
+        facts = _read(store, envelope, slot.slot, None, store.state.fleet)
+        source.close()
+    except TrustError as error:
+        store.error = error
+        return None
+    return facts
 
-    def keyset(self, complete: bool = True) -> "KeySet":
-        """Walk the key-sets from the bootstrap one; refuse a walk that ends below `kver`."""
-        if self._keyset is None:
-            keyset = self.factory.keyset()
-            self._recorded = keyset.bundle.kids
-            while True:
-                path = self.path("keys.%d.jws" % (keyset.version + 1))
-                if not files.exists(path):
-                    break
-                try:
-                    source = files.FileSource(path)
-                    envelope = scan_envelope(source, KEYS)
-                    following = next_keyset(envelope, keyset, self.verifier)
-                except TrustError as error:
-                    self.error = error
-                    break
-                source.close()
-                keyset = following
-                if keyset.version <= self.state.kver:
-                    self._recorded = keyset.bundle.kids
-            self._keyset = keyset
-        if complete and self._keyset.version < self.state.kver:
-            raise KeyChainError(
-                "key-sets on flash end at %d, %d required"
-                % (self._keyset.version, self.state.kver)
-            )
-        return self._keyset
 
-    def keyset_payload_digest(self, version: int) -> bytes:
-        """Return the payload digest of a key-set this device has accepted."""
-        path = self.path("keys.%d.jws" % version)
-        source = files.FileSource(path) if files.exists(path) else self.factory.keyset_source()
-        try:
-            return payload_digest(scan_envelope(source, KEYS))
-        finally:
-            source.close()
+def _read(
+    store: "Store", envelope: "Envelope", slot: int, digest: "bytes | None", fleet: str
+) -> "Bundle":
+    facts = read_bundle(envelope, digest)
+    facts.text = store.slot_path(slot)
+    require_fleet(facts.fleet, fleet)
+    return facts
 
-    def slot_payload_digest(self, slot: state.Slot) -> bytes | None:
-        """Return the payload digest of the bundle a record names, None if it is not there."""
-        if self.facts(slot) is None:
-            return None
-        envelope = self._envelopes[slot.slot]
-        try:
-            return payload_digest(envelope)
-        finally:
-            envelope.source.close()
 
-    def facts(self, slot: state.Slot) -> "Bundle | None":
-        """Return the facts of the bundle a record names, if the slot still holds that bundle."""
-        if self._facts[slot.slot] is None:
+def read_factory(factory: "Factory") -> "Bundle":
+    """Return the facts of the factory bundle; without a key-set, of the roots alone."""
+    if factory.managed:
+        source = files.source_of(factory.envelope)
+        bundle = read_bundle(scan_envelope(source, BUNDLE))
+        source.close()
+        bundle.text = factory.envelope
+        return bundle
+    bundle = Bundle()
+    bundle.text = factory.roots
+    for i, der in enumerate(factory.roots):
+        facts = require_root(der)
+        root = Root()
+        root.sha256 = sha256(der).digest()
+        root.uses = _ALL_USES
+        root.subject = name_digest(facts.subject)
+        root.not_after = facts.not_after
+        root.start = i
+        bundle.roots.append(root)
+    return bundle
+
+
+def verifier(store: "Store") -> "Verifier":
+    """Return what checks signatures here."""
+    return store.verifier or native.verifier()
+
+
+def keyset(store: "Store", complete: bool = True) -> "KeySet":
+    """Walk the key-sets from the bootstrap one; refuse a walk that ends below `kver`."""
+    if store._keyset is None:
+        source = files.source_of(store.factory.keyset)
+        found = read_keyset(scan_envelope(source, KEYS))
+        source.close()
+        store._recorded = found.bundle.kids
+        while True:
+            path = store.path("keys.%d.jws" % (found.version + 1))
+            if not files.exists(path):
+                break
             try:
-                source = files.FileSource(self.slot_path(slot.slot))
-                if files.digest_of(source).hex() != slot.sha256:
-                    return None
-                envelope = scan_envelope(source, BUNDLE)
-                facts = read_bundle(envelope)
-                require_fleet(facts.fleet, self.state.fleet)
-                source.close()
+                source = files.FileSource(path)
+                following = next_keyset(scan_envelope(source, KEYS), found, verifier(store))
             except TrustError as error:
-                self.error = error
-                return None
-            self._facts[slot.slot] = facts
-            self._envelopes[slot.slot] = envelope
-        facts = self._facts[slot.slot]
-        return facts if facts.version == slot.version else None
+                store.error = error
+                break
+            source.close()
+            found = following
+            if found.version <= store.state.kver:
+                store._recorded = found.bundle.kids
+        store._keyset = found
+    if complete and store._keyset.version < store.state.kver:
+        raise RefusedError(
+            "key-sets on flash end at %d, %d required" % (store._keyset.version, store.state.kver),
+            "KEY_CHAIN",
+        )
+    return store._keyset
 
-    def der(self, slot: int, root: "Root") -> bytes:
-        """Return the DER of a root of the bundle in `slot`."""
-        envelope = self._envelopes[slot]
-        try:
-            return read_der(envelope, root)
-        finally:
-            envelope.source.close()
 
-    def previous(self) -> list:
-        """Return records for the slots that could stand in for the good one (L1).
+def keyset_payload_digest(store: "Store", version: int) -> bytes:
+    """Return the payload digest of a key-set this device has accepted."""
+    path = store.path("keys.%d.jws" % version)
+    return _digest(path if files.exists(path) else store.factory.keyset, KEYS)
 
-        Not the one on trial, none given up, none below the floor; the signatures must hold.
-        """
-        found = []
-        if not self.factory.managed:
-            return found
-        for slot in (0, 1):
-            for taken in (self.state.trial, self.state.good):
-                if taken is not None and taken.slot == slot and self.facts(taken) is not None:
-                    break
-            else:
-                facts = self.reverify(slot)
-                if (
-                    facts is not None
-                    and facts.version >= self.state.floor
-                    and not self.state.is_bad(facts.version)
-                ):
-                    found.append(
-                        state.Slot(
-                            slot, facts.version, facts.key_version, self._slot_digest(slot).hex()
-                        )
-                    )
+
+def slot_payload_digest(store: "Store", slot: Slot) -> "bytes | None":
+    """Return the payload digest of the bundle a record names, None if it is not there."""
+    return _digest(store.slot_path(slot.slot), BUNDLE) if store.facts(slot) is not None else None
+
+
+def factory_payload_digest(store: "Store") -> bytes:
+    """Return the payload digest of the factory bundle."""
+    return _digest(store.factory.envelope, BUNDLE)
+
+
+def _digest(text: "bytes | str", typ: str) -> bytes:
+    source = files.source_of(text)
+    try:
+        return payload_digest(scan_envelope(source, typ))
+    finally:
+        source.close()
+
+
+def previous(store: "Store") -> list:
+    """Return records for the slots that could stand in for the good one (L1).
+
+    Not the one on trial, none given up, none below the floor; the signatures must hold.
+    """
+    found: list = []
+    if not store.factory.managed:
         return found
+    state = store.state
+    for slot in (0, 1):
+        for taken in (state.trial, state.good):
+            if taken is not None and taken.slot == slot and store.facts(taken) is not None:
+                break
+        else:
+            facts = reverify(store, slot)
+            if (
+                facts is not None
+                and facts.version >= state.floor
+                and not state.is_bad(facts.version)
+            ):
+                found.append(_record_of(store, slot, facts))
+    return found

@@ -17,10 +17,9 @@ from micropython import const
 
 from . import rsa
 from .bundle import read_bundle, require_uses
-from .errors import ExpiredError, KeyChainError, RefusedError, RollbackError
+from .errors import RefusedError
 from .jws import BUNDLE, payload_digest, scan_package, verify
-from .keyset import next_keyset
-from .payload import require_fleet
+from .keyset import next_keyset, require_fleet
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
@@ -92,8 +91,9 @@ def _judge(
 ) -> bool:
     require_fleet(bundle.fleet, keyset.fleet)
     if bundle.key_version != keyset.version:
-        raise KeyChainError(
-            "bundle for key-set %d, this device is at %d" % (bundle.key_version, keyset.version)
+        raise RefusedError(
+            "bundle for key-set %d, this device is at %d" % (bundle.key_version, keyset.version),
+            "KEY_CHAIN",
         )
     if _is_present(store, bundle, digest):
         return False
@@ -129,28 +129,31 @@ def _is_present(store: "Store", bundle: "Bundle", digest: bytes) -> bool:
     factory = store.factory.bundle()
     if factory.version == bundle.version and factory.key_version == bundle.key_version:
         if state.good is None:
-            return _same(store.factory.payload_digest(), digest)
+            return _same(store.factory_payload_digest(), digest)
     return False
 
 
 def _same(present: bytes | None, digest: bytes) -> bool:
     if present is not None and present != digest:
-        raise RollbackError("another bundle of the version in place")
+        raise RefusedError("another bundle of the version in place", "ROLLBACK")
     return present is not None
 
 
 def _require_newer(state: "State", bundle: "Bundle") -> None:
     if bundle.version <= state.seen:
-        raise RollbackError("version %d, %d is confirmed" % (bundle.version, state.seen))
+        raise RefusedError(
+            "version %d, %d is confirmed" % (bundle.version, state.seen), "ROLLBACK"
+        )
     for version, why in state.bad:
         if bundle.version <= version:
-            raise RollbackError(
-                "version %d, %d was tried and given up (%s)" % (bundle.version, version, why)
+            raise RefusedError(
+                "version %d, %d was tried and given up (%s)" % (bundle.version, version, why),
+                "ROLLBACK",
             )
 
 
 def _require_dates(bundle: "Bundle", rules: Rules) -> None:
     if rules.synchronised and bundle.issued > rules.now:
-        raise ExpiredError("issued in the future")
+        raise RefusedError("issued in the future", "EXPIRED")
     if bundle.expires <= rules.now and (rules.synchronised or rules.origin != "recovery"):
-        raise ExpiredError("expired")
+        raise RefusedError("expired", "EXPIRED")

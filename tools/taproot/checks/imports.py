@@ -15,7 +15,7 @@ from pathlib import Path
 
 PACKAGE = "azure_iot"
 # What a pure module may use beside other pure modules.
-PURE_LIBRARY = frozenset("binascii hashlib json struct micropython".split())
+PURE_LIBRARY = frozenset("binascii hashlib io json struct micropython".split())
 # Never: both are unverified by default (ssl), or absent on a device (the rest).
 FORBIDDEN = frozenset(
     "ssl ussl typing contextlib dataclasses functools logging re abc enum".split()
@@ -27,8 +27,8 @@ PURE = (
     "mqtt.packet", "mqtt.session", "mqtt.sending", "mqtt.receiving", "mqtt",
     "tls.profile", "tls.planner", "tls.sessions", "tls.presented", "tls",
     "trust", "trust.errors", "trust.jws", "trust.rsa", "trust.der", "trust.bundle", "trust.scan",
-    "trust.payload", "trust.keyset", "trust.sources", "trust.state", "trust.hosts", "trust.roots",
-    "trust.update", "inbox", "websocket", "trust.ladder", "trust.timefloor", "trust.report", "ladder", "pnp", "guard",
+    "trust.keyset", "trust.sources", "trust.hosts", "trust.roots",
+    "trust.update", "inbox", "websocket", "trust.ladder", "trust.report", "ladder", "pnp", "guard",
 )  # fmt: skip
 
 # These three know nothing of Azure, so that each could be a package of its own.

@@ -87,9 +87,7 @@ class _Memory:
         self._verdict = verdict
         self.phase = "shape"
         self.state = SimpleNamespace(trial=None, good=None, seen=at.seen, bad=[])
-        self.factory = SimpleNamespace(
-            bundle=lambda: SimpleNamespace(version=0, key_version=0), payload_digest=lambda: b""
-        )
+        self.factory = SimpleNamespace(bundle=lambda: SimpleNamespace(version=0, key_version=0))
 
     def keyset(self, current: bool = True) -> Any:
         """Return the key-set in force; the device asks at the start and before the bundle."""
