@@ -47,7 +47,7 @@ def report(trust: "TrustManager") -> dict:
         "state": state_name(trust),
         "source": source_name(trust),
         "roots": [
-            {"sha256": root.sha256.hex()[:16], "expires": root.not_after, "use": root.uses}
+            {"sha256": root.sha256.hex()[:16], "expires": root.not_after, "use": list(root.uses)}
             for root in bundle.roots
             if root.sha256 not in state.distrust
         ],

@@ -140,7 +140,7 @@ def _read(file: object, begin: int, start: int, end: int) -> bytes:
     skip = start % 3
     left = end - start
     text = b""
-    der = b""
+    der = bytearray()
     while left > 0:
         chunk = file.read(min(_CHUNK, unread))
         unread -= len(chunk)
@@ -149,10 +149,10 @@ def _read(file: object, begin: int, start: int, end: int) -> bytes:
         n = min(len(text), left) & -4
         if not n:
             raise ValueError
-        der += a2b_base64(text[:n])
+        der.extend(a2b_base64(text[:n]))
         text = text[n:]
         left -= n
-    return der
+    return bytes(der)
 
 
 def element(data: bytes, at: int, last: int, tag: int = 0) -> tuple:
