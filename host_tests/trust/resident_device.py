@@ -6,7 +6,7 @@ import gc
 import json
 import sys
 
-import azure_iot.errors
+import azure_iot.errors  # noqa: F401
 from azure_iot.clock import Clock
 from azure_iot.transient import Transient  # noqa: F401 (every part of the package loads it)
 
@@ -53,10 +53,9 @@ def boot():
     gc.collect()
     held = gc.mem_alloc()
     gc.disable()
-    der = attempt.roots.get(attempt.roots.digests()[0])
+    attempt.roots.get(attempt.roots.digests()[0])
     read = gc.mem_alloc() - held
     gc.enable()
-    der = None
     trust.report()
     trust.warnings()
     found.append(["reported", used() - before])

@@ -1805,7 +1805,9 @@ def health_warnings(env):
     same(env.trust.warnings(), [
         "the connection rests on root %s, which bundle 3 does not carry" % env.digests["first"][:16]
     ])  # fmt: skip
-    facts.roots[0].state = "retired"
+    retired = facts.roots[0]
+    retired.state = "retired"
+    facts.records[0] = retired.pack()
     same("the connection rests on root %s, which is retired" % env.digests["first"][:16]
          in env.trust.warnings(), True)  # fmt: skip
     same(report.date(facts.expires), "2028-07-31")

@@ -28,7 +28,9 @@ def found(tmp_path_factory) -> dict:
     (folder / "package").write_bytes(fleet.package(2, ders))
     text = ""
     for step in ("prepare", "boot"):
-        result = interpreters.run("unix32-board", SCRIPT, step, heap="300k", cwd=folder, frozen=True)
+        result = interpreters.run(
+            "unix32-board", SCRIPT, step, heap="300k", cwd=folder, frozen=True
+        )
         assert result.returncode == 0, result.text
         text = result.stdout
     measured: dict = json.loads(text.splitlines()[-1])

@@ -15,7 +15,7 @@ from micropython import const
 from .der import require_root
 from .errors import RefusedError
 from .keyset import members, read_fleet, read_version
-from .roots import Bundle, Root, name_digest
+from .roots import STATES, USES, Bundle, Root, name_digest
 from .sources import base64std, is_digest
 
 TYPE_CHECKING = const(False)
@@ -33,9 +33,6 @@ _MAX_ROOTS = const(8)
 _MAX_DISTRUST = const(8)
 _MAX_RECOVERY = const(4)
 _MAX_URL = const(256)
-
-_USES = ("hub", "dps", "https")
-_STATES = ("active", "standby", "retired")
 
 
 def read_bundle(
@@ -56,7 +53,7 @@ def read_bundle(
         elif key in ("issued", "expires"):
             setattr(bundle, key, scanner.integer(kind))
         elif key == "roots":
-            _read_roots(scanner, kind, bundle.roots, loader)
+            _read_roots(scanner, kind, bundle.records, loader)
         elif key == "distrust":
             _read_distrust(scanner, kind, bundle.distrust)
         elif key == "recovery":
@@ -90,16 +87,17 @@ def require_uses(bundle: Bundle, uses: tuple) -> None:
             raise RefusedError("no root for %s" % use, "NO_ROOTS")
 
 
-def _read_roots(scanner: "Scanner", kind: int, roots: list, loader: "Callable | None") -> None:
+def _read_roots(scanner: "Scanner", kind: int, records: list, loader: "Callable | None") -> None:
+    digests = []
     for item in scanner.each(kind, _ARRAY):
-        if len(roots) >= _MAX_ROOTS:
+        if len(records) >= _MAX_ROOTS:
             raise RefusedError("more than %d roots" % _MAX_ROOTS, "TOO_LARGE")
         root = _read_root(scanner, item, loader)
-        for other in roots:
-            if other.sha256 == root.sha256:
-                raise RefusedError("root listed twice", "DUPLICATE")
-        roots.append(root)
-    if not roots:
+        if root.sha256 in digests:
+            raise RefusedError("root listed twice", "DUPLICATE")
+        digests.append(root.sha256)
+        records.append(root.pack())
+    if not records:
         raise RefusedError("no roots", "NO_ROOTS")
 
 
@@ -121,7 +119,7 @@ def _read_root(scanner: "Scanner", kind: int, loader: "Callable | None") -> Root
             root.uses = _read_uses(scanner, item)
         elif key == "state":
             root.state = str(scanner.string(item), "utf-8")
-            if root.state not in _STATES:
+            if root.state not in STATES:
                 raise RefusedError("root state not known")
         else:
             scanner.skip(item)
@@ -151,7 +149,7 @@ def _read_uses(scanner: "Scanner", kind: int) -> tuple:
     uses: tuple = ()
     for text in scanner.strings(kind):
         use = str(text, "utf-8")
-        if use not in _USES or use in uses:
+        if use not in USES or use in uses:
             raise RefusedError("use not known or named twice")
         uses += (use,)
     return uses

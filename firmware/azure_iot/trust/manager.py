@@ -2,7 +2,8 @@
 
 Responsible for: installing packages from every channel by one procedure, what goes into the
 report. Not for: reading packages (update.py), trying them (ladder.py), flash (store.py), fetching
-(agent.py), recovery over the network (recovery.py).
+(agent.py), recovery over the network (recovery.py). Every function of ladder.py and report.py is a
+method.
 
     trust = TrustManager(Store("/trust", Factory.from_module()), clock)
     attempt = trust.attempt("hub")            # .roots for the TLS context, .is_trial
@@ -17,24 +18,24 @@ import os
 from micropython import const
 
 from .errors import RefusedError
-from .ladder import Ladder
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from azure_iot.clock import Clock
 
-    from .files import FileSource
     from .recovery import Recovery
     from .roots import Bundle
     from .rsa import Verifier
     from .sources import Source
     from .store import Store
 
-_COPY = const(512)
+_PAUSE_MS = const(60000)  # of a trial after a failure that was no verdict; doubles
 _MAX_PROBES = const(8)
 
 
-class TrustManager(Ladder):
+class TrustManager:
     """Trust of one device.
 
     store: store.Store, not yet loaded. clock: clock.Clock. verifier: `(key, digest, signature)`,
@@ -52,7 +53,25 @@ class TrustManager(Ladder):
         verifier: "Verifier | None" = None,
         config: dict | None = None,
     ) -> None:
-        Ladder.__init__(self, store, clock)
+        self.store = store
+        self.clock = clock
+        self.on_change: Callable | None = None
+        self.generation = 0  # saved TLS sessions of another generation must not be used
+        self.via: str | None = None
+        self.in_use = "factory"
+        self.last_error: dict | None = None
+        self.time_repair_wanted = False
+        self.verdicts = 0  # certificate verdicts since the last success
+        self.first_verdict: int | None = None
+        self.exhausted = False  # every rung has met a verdict
+        self.rootless: int | None = None  # since when distrust has left no root (ticks)
+        self.dps_probe_due = False
+        # Of the ladder:
+        self._rungs: dict = {}  # use -> [rung, verdicts on it]
+        self._previous: list | None = None
+        self._paused: int | None = None
+        self._pause_ms = _PAUSE_MS
+        self._repairs = 0
         self.config = config or {}
         if verifier is not None:
             store.verifier = verifier
@@ -61,6 +80,55 @@ class TrustManager(Ladder):
         store.load()
         if store.error is not None:
             self.note(store.error)
+
+    def __getattr__(self, name: str) -> "Callable":
+        """Return a function of ladder.py or report.py, which are loaded for the call."""
+
+        def call(*args: object, **named: object) -> object:
+            with self.store:
+                from . import ladder, report
+
+                return (getattr(ladder, name, None) or getattr(report, name))(self, *args, **named)
+
+        return call
+
+    @property
+    def managed(self) -> bool:
+        """Tell whether anybody can update this device's roots."""
+        return self.store.factory.managed
+
+    @property
+    def fleet(self) -> str:
+        """The fleet this device belongs to; empty when nobody manages it."""
+        return self.store.state.fleet
+
+    def changed(self, reason: str) -> None:
+        """Tell who listens; TLS sessions saved before are void."""
+        self.generation += 1
+        if self.on_change is not None:
+            self.on_change(reason)
+
+    def note(self, error: Exception) -> None:
+        """Keep what went wrong last, for the report."""
+        self.last_error = {
+            "version": getattr(error, "version", 0),
+            "code": getattr(error, "code", "STORAGE"),
+            "text": str(error),
+        }
+
+    def trial_due_ms(self) -> "int | None":
+        """Return when a reconnect would try the bundle on trial: milliseconds, None without one."""
+        if self.store.state.trial is None:
+            return None
+        if self._paused is None:
+            return 0
+        gone = self.clock.ticks_diff(self.clock.ticks_ms(), self._paused)
+        return max(0, self._pause_ms - gone)
+
+    def must_close(self) -> bool:
+        """Tell whether the live connection may no longer be used (R-48)."""
+        distrust = self.store.state.distrust
+        return bool(distrust) and (self.via is None or bytes.fromhex(self.via) in distrust)
 
     def install(self, source: "Source", channel: str = "url") -> int:
         """Verify a package and put its bundle on trial; return the bundle's version.
@@ -76,7 +144,9 @@ class TrustManager(Ladder):
                     "UNMANAGED",
                 )
             with self.store:
-                version, staged = self._install(source, channel)
+                from .packages import install
+
+                version, staged = install(self, source, channel)
         except RefusedError as error:
             self.note(error)
             raise
@@ -87,65 +157,8 @@ class TrustManager(Ladder):
         self.last_error = None
         if staged:
             self._paused = None
-            self._changed("staged")
+            self.changed("staged")
         return version
-
-    def _install(self, source: "Source", channel: str) -> tuple:
-        if hasattr(source, "seek"):
-            return self._judge(source, channel)
-        from .files import remove
-
-        path = self.store.path("package.tmp")
-        copy = self._copy(source, path)
-        try:
-            return self._judge(copy, channel)
-        finally:
-            copy.close()
-            remove(path)
-
-    def _judge(self, source: "Source", channel: str) -> tuple:
-        from . import stored, update
-
-        store = self.store
-        rules = update.Rules(
-            self.clock.unix_time(),
-            self.clock.synchronised,
-            self.config.get("uses", ("hub",)),
-            self.config.get("loader"),
-            channel if channel in ("inbox", "recovery") else "ota",
-            stored.verifier(store),
-        )
-        keys = store.state.kver
-        distrust = store.state.distrust
-        try:
-            return update.install(store, source, rules)
-        finally:
-            # Also after a refusal: a key-set may have been accepted, a slot overwritten.
-            self._previous = None
-            if store.state.kver != keys:
-                self._changed("keys")
-            if store.state.distrust != distrust:
-                self._changed("distrust")
-
-    def _copy(self, source: "Source", path: str) -> "FileSource":
-        from .files import PackageFile
-
-        self.store.make_folder()
-        sink = PackageFile(path)
-        buffer = bytearray(_COPY)
-        left = source.size
-        try:
-            while left > 0:
-                n = source.readinto(memoryview(buffer)[: min(_COPY, left)])
-                if not n:
-                    raise RefusedError("package ended %d bytes early" % left, "DOWNLOAD")
-                sink.write(memoryview(buffer)[:n])
-                left -= n
-            return sink.done()
-        except OSError as error:
-            raise RefusedError("package could not be read", "DOWNLOAD", error)
-        finally:
-            sink.abort()
 
     def install_inbox(self) -> int | None:
         """Install `inbox.json` if somebody has put it there (L4); None without one.
@@ -204,19 +217,5 @@ class TrustManager(Ladder):
             self.generation,
         )
 
-    def report(self) -> dict:
-        """Return the `trust` member of the reported properties (contracts.md section 1)."""
-        return self._say("report")
-
-    def warnings(self) -> list:
-        """Return a sentence for each root or bundle that will soon cease to serve."""
-        return self._say("warnings")
-
     def __repr__(self) -> str:
-        return "<TrustManager %s>" % self._say("boot_line")
-
-    def _say(self, what: str) -> object:
-        with self.store:
-            from . import report
-
-            return getattr(report, what)(self)
+        return "<TrustManager %s>" % self.boot_line()

@@ -11,6 +11,7 @@ beside the certificate, and imports nothing.
 from binascii import a2b_base64
 from hashlib import sha256
 from io import BytesIO
+from struct import pack, unpack
 
 from micropython import const
 
@@ -23,27 +24,43 @@ if TYPE_CHECKING:
 _SEQUENCE = const(0x30)
 _SET = const(0x31)
 _OID = const(0x06)
+_SHA256 = const(32)
+_SUBJECT = const(8)
+_RECORD = "<32s8sqHHB"  # sha256, subject, not_after, start, end, uses and state as bits
+USES = ("hub", "dps", "https")
+STATES = ("active", "standby", "retired")
 _CHUNK = const(256)  # characters read at a time, a multiple of 4
 
 
 class Root:
     """One root of a bundle: `sha256` (32 bytes), `uses`, `state`, `not_after`, where its DER lies.
 
-    `start` and `end` are positions in the decoded payload; `subject` is name_digest.
+    `start` and `end` are positions in the decoded payload; `subject` is name_digest. In memory a
+    root stays as its record, a tenth of this object: `pack()` makes it, `Root(record)` reads it.
     """
 
-    def __init__(self) -> None:
-        self.sha256 = b""
+    def __init__(self, record: "bytes | None" = None) -> None:
+        self.sha256 = self.subject = b""
+        self.not_after = self.start = self.end = 0
         self.uses: tuple = ()
-        self.state = "active"
-        self.subject = b""
-        self.not_after = 0
-        self.start = 0
-        self.end = 0
+        self.state = STATES[0]
+        if record is not None:
+            self.sha256, self.subject, self.not_after, self.start, self.end, bits = unpack(
+                _RECORD, record
+            )
+            self.uses = tuple([use for i, use in enumerate(USES) if bits >> i & 1])
+            self.state = STATES[bits >> 3]
+
+    def pack(self) -> bytes:
+        """Return the record; of the subject, which only preselects, eight bytes."""
+        bits = STATES.index(self.state) << 3
+        for use in self.uses:
+            bits |= 1 << USES.index(use)
+        return pack(_RECORD, self.sha256, self.subject, self.not_after, self.start, self.end, bits)
 
 
 class Bundle:
-    """A bundle payload: versions, dates, `roots`, `distrust` (list of 32 bytes), `recovery`.
+    """A bundle payload: versions, dates, `records` of roots, `distrust` (list of 32 bytes), `recovery`.
 
     `text` is the path or the bytes that hold the envelope, `begin` where its payload begins; of a
     device without a key-set `text` is its tuple of DERs, and `start` of a root the place in it.
@@ -56,11 +73,16 @@ class Bundle:
         self.min_version = 0
         self.issued = 0
         self.expires = 0
-        self.roots: list = []
+        self.records: list = []
         self.distrust: list = []
         self.recovery: list = []
         self.text: object = None
         self.begin = 0
+
+    @property
+    def roots(self) -> list:
+        """A Root for each record."""
+        return [Root(record) for record in self.records]
 
 
 class RootSet:
@@ -71,29 +93,33 @@ class RootSet:
     `get(sha256)` reads one.
     """
 
-    def __init__(self, bundle: Bundle, roots: list) -> None:
+    def __init__(self, bundle: Bundle, records: list) -> None:
         self._bundle = bundle
-        self._roots = roots
+        self._records = records
 
     def __len__(self) -> int:
-        return len(self._roots)
+        return len(self._records)
 
     def __call__(self, issuer: bytes) -> "list | RootSet":
         if not issuer:
             return self
         try:
-            wanted = name_digest(issuer)
+            wanted = name_digest(issuer)[:_SUBJECT]
         except RefusedError:
             return []
-        return [read_root(self._bundle, root) for root in self._roots if root.subject == wanted]
+        return [
+            read_root(self._bundle, record)
+            for record in self._records
+            if record[_SHA256 : _SHA256 + _SUBJECT] == wanted
+        ]
 
     def __iter__(self) -> "Iterator[bytes]":
-        for root in self._roots:
-            yield read_root(self._bundle, root)
+        for record in self._records:
+            yield read_root(self._bundle, record)
 
     def digests(self) -> list:
         """Return the SHA-256 of each root."""
-        return [root.sha256 for root in self._roots]
+        return [record[:_SHA256] for record in self._records]
 
     def get(self, sha256: bytes) -> "bytes | None":
         """Return the DER with this digest, or None."""
@@ -103,32 +129,47 @@ class RootSet:
 
     def only(self, sha256: bytes) -> "RootSet":
         """Return a set of this one root."""
-        return RootSet(self._bundle, [root for root in self._roots if root.sha256 == sha256])
+        return RootSet(self._bundle, [r for r in self._records if r[:_SHA256] == sha256])
+
+
+class Attempt:
+    """The roots for one connection of kind `use`: `roots`, `source`, `is_trial`, `version`."""
+
+    def __init__(
+        self, source: str, roots: RootSet, use: "str | None", version: int, sha256: "str | None"
+    ) -> None:
+        self.source = source
+        self.roots = roots
+        self.use = use
+        self.version = version
+        self.sha256 = sha256
+        self.is_trial = source == "trial"
+        self.spent = False  # a try was taken for it
+        self.full = False  # a full handshake with these roots succeeded
+        self.open = True  # no outcome yet
+        self.not_before: int | None = None
 
 
 def usable(bundle: Bundle, use: "str | None", distrust: list) -> RootSet:
     """Return the roots of a bundle that serve `use` (None: any) and are not distrusted."""
+    mask = 0xFF if use is None else 1 << USES.index(use)
     return RootSet(
-        bundle,
-        [
-            root
-            for root in bundle.roots
-            if (use is None or use in root.uses) and root.sha256 not in distrust
-        ],
+        bundle, [r for r in bundle.records if r[-1] & mask and r[:_SHA256] not in distrust]
     )
 
 
-def read_root(bundle: Bundle, root: Root) -> bytes:
+def read_root(bundle: Bundle, record: bytes) -> bytes:
     """Read one root's DER and check that it is still the one that was listed."""
+    digest, _, _, start, end, _ = unpack(_RECORD, record)
     text = bundle.text
     if isinstance(text, tuple):
-        return bytes(text[root.start])
+        return bytes(text[start])
     try:
         with open(text, "rb") if isinstance(text, str) else BytesIO(text) as file:
-            der = _read(file, bundle.begin, root.start, root.end)
+            der = _read(file, bundle.begin, start, end)
     except (OSError, ValueError) as error:
         raise RefusedError("a root cannot be read", "STORAGE", error)
-    if sha256(der).digest() != root.sha256:
+    if sha256(der).digest() != digest:
         raise RefusedError("root changed since it was verified")
     return der
 

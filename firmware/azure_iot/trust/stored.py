@@ -19,7 +19,7 @@ from .der import require_root
 from .errors import RefusedError
 from .jws import BUNDLE, KEYS, payload_digest, scan_envelope, verify
 from .keyset import next_keyset, read_keyset, require_fleet
-from .roots import Bundle, Root, name_digest
+from .roots import USES, Bundle, Root, name_digest
 from .store import Slot, State
 
 TYPE_CHECKING = const(False)
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from .rsa import Verifier
     from .store import Store
 
-_ALL_USES = ("hub", "dps", "https")
 _EPOCH_2000 = const(946684800)
 
 
@@ -231,11 +230,11 @@ def read_factory(factory: "Factory") -> "Bundle":
         facts = require_root(der)
         root = Root()
         root.sha256 = sha256(der).digest()
-        root.uses = _ALL_USES
+        root.uses = USES
         root.subject = name_digest(facts.subject)
         root.not_after = facts.not_after
         root.start = i
-        bundle.roots.append(root)
+        bundle.records.append(root.pack())
     return bundle
 
 
