@@ -92,7 +92,9 @@ class Agent:
         if "roots" in config:
             options["roots"] = [bringup.read_file(path) for path in config["roots"]]
         else:
-            options["trust"] = self.trust = bringup.open_trust(config, self.clock)
+            options["trust"] = self.trust = bringup.open_trust(
+                config, self.clock, getattr(self.platform, "mirror", None)
+            )
             options["update_agent"] = config.get("update_agent", True)
         await platform.network_up()
         await self._set_time()

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from .trust.manager import TrustManager
 
 
-def open_trust(config: dict, clock: object) -> "TrustManager":
-    """Load the trust store over its factory state. Raises CredentialError without roots."""
+def open_trust(config: dict, clock: object, mirror: object = None) -> "TrustManager":
+    """Load the trust store over its factory state. Raises CredentialError without roots.
+
+    mirror: where the platform keeps a copy of the floors outside the file system, if it does.
+    """
     from .trust.factory import Factory
     from .trust.manager import TrustManager
     from .trust.store import Store
@@ -31,7 +34,7 @@ def open_trust(config: dict, clock: object) -> "TrustManager":
                 "this firmware carries no roots: deploy it with `taproot device deploy`, or "
                 "set roots or factory_folder in the configuration"
             )
-    store = Store(config.get("trust_folder", "/trust"), factory)
+    store = Store(config.get("trust_folder", "/trust"), factory, mirror=mirror)
     trust = TrustManager(store, clock, config=config.get("trust", {}))
     log.info("%r", trust)
     return trust

@@ -12,47 +12,14 @@ watchdog_s (0 = off, the default: a watchdog cannot be stopped and would end a R
 import json
 
 import machine
-from esp32 import NVS
-from micropython import const
 
 from azure_iot.clock import Clock
 from azure_iot.errors import CredentialError
 
 from . import sntp, wlan
+from .nvs import NVSMirror, NVSStore
 
 _SERVERS = ("pool.ntp.org", "time.windows.com", "time.google.com")
-_MAX_VALUE = const(1024)
-
-
-class NVSStore:
-    """Small values in NVS, atomic per key; keys of at most 15 characters."""
-
-    def __init__(self, namespace: str = "azure_iot") -> None:
-        self._nvs = NVS(namespace)
-
-    def get(self, key: str) -> "bytes | None":
-        """Read a value; None when there is none."""
-        buffer = bytearray(_MAX_VALUE)
-        try:
-            size = self._nvs.get_blob(key, buffer)
-        except OSError:
-            return None
-        return bytes(buffer[:size])
-
-    def set(self, key: str, value: bytes) -> None:
-        """Write a value of at most 1,024 bytes."""
-        if len(value) > _MAX_VALUE:
-            raise ValueError("a value has at most %d bytes" % _MAX_VALUE)
-        self._nvs.set_blob(key, value)
-        self._nvs.commit()
-
-    def delete(self, key: str) -> None:
-        """Forget a value."""
-        try:
-            self._nvs.erase_key(key)
-            self._nvs.commit()
-        except OSError:  # it was not there
-            return
 
 
 class Platform:
@@ -61,6 +28,7 @@ class Platform:
     def __init__(self, config: "dict | str") -> None:
         self.config = _read(config) if isinstance(config, str) else config
         self.kv = NVSStore()
+        self.mirror = NVSMirror()  # of the trust store's floors
         self.clock = Clock(_set_rtc)
         self._watchdog = None
 

@@ -38,7 +38,7 @@ async def probe(trust: "TrustManager", request: dict, opener: "Callable") -> dic
 
     opener: `await opener(host, port, roots)` opens a TLS connection verified by `roots` alone,
     without credential and session, and raises typed errors; it is closed at once.
-    Raises MalformedError when the request itself is wrong.
+    Raises MALFORMED when the request itself is wrong.
     """
     host, port, name = _request(request)
     trust.require_host(host)

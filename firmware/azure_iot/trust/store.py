@@ -22,6 +22,7 @@ from micropython import const
 
 from azure_iot.transient import Transient
 
+from . import roots  # noqa: F401 (stays: it answers within a handshake)
 from .errors import RefusedError
 
 TYPE_CHECKING = const(False)
@@ -144,8 +145,9 @@ class Store:
         if not self._depth:
             self._keyset = None
             self._recorded = []
-            if self.state.good is not None:
-                self.factory.facts = None
+            good = self.state.good
+            if good is not None and self._facts[good.slot] is not None:
+                self.factory.facts = None  # not in use
             jobs = self._jobs
             self._jobs = None
             jobs.__exit__(kind, error, trace)
