@@ -7,6 +7,8 @@ import json
 import os
 import sys
 
+# Loaded once, or every case would compile them anew.
+from azure_iot.trust import changes, ladder, packages, report  # noqa: F401
 from azure_iot.trust.errors import RefusedError
 from azure_iot.trust.factory import Factory
 from azure_iot.trust.manager import TrustManager

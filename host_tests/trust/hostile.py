@@ -13,6 +13,7 @@ import gc
 import json
 import sys
 
+import loaded  # noqa: F401
 from azure_iot.trust.errors import RefusedError
 from azure_iot.trust.factory import Factory
 from azure_iot.trust.manager import TrustManager

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 
+import loaded  # noqa: F401
 from azure_iot.trust.errors import RefusedError
 from azure_iot.trust.factory import Factory
 from azure_iot.trust.files import FileSource

@@ -20,6 +20,7 @@ import json
 import sys
 from hashlib import sha256
 
+import loaded  # noqa: F401
 import vfs
 from azure_iot.errors import TrustError
 from azure_iot.trust.factory import Factory

@@ -14,6 +14,7 @@ import sys
 from binascii import b2a_base64
 from hashlib import sha256
 
+import loaded  # noqa: F401
 from azure_iot.clock import Clock
 from azure_iot.errors import (
     ClockError,
