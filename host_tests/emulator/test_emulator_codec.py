@@ -149,10 +149,13 @@ def test_a_large_packet_byte_by_byte_costs_linear_time():
         splitter = frames.Splitter()
         splitter.connected = True
         data = wire.publish("a", bytes(size))
-        start = time.perf_counter()
+        start = time.thread_time()  # not what other processes took
         for at in range(0, len(data), 16):
             list(splitter.feed(data[at : at + 16]))
-        return time.perf_counter() - start
+        return time.thread_time() - start
+
+    def best(size):
+        return min(seconds(size) for _ in range(3))
 
     seconds(1000)
-    assert seconds(200_000) < 20 * max(seconds(20_000), 0.002)
+    assert best(200_000) < 20 * max(best(20_000), 0.002)
