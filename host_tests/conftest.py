@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from support import summary  # noqa: E402
 
 _STARTED = time.monotonic()
+_counted: list[object] = []  # what `count` picked since the last report
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -55,8 +56,13 @@ def long_run(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="session")
 def count(long_run: bool):
-    """`count(short, long)` picks how many times the same code runs."""
-    return lambda short, long: long if long_run else short
+    """`count(short, long)` picks how many times the same code runs; the summary lists it."""
+
+    def pick(short, long):
+        _counted.append(long if long_run else short)
+        return _counted[-1]
+
+    return pick
 
 
 @pytest.fixture
@@ -93,8 +99,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
-    """A test of an interpreter that set-up could not have here is not checked, and says so."""
+    """Note a test's counts; one whose interpreter set-up could not have says "not checked"."""
     report = yield
+    report.user_properties += [("count", value) for value in _counted]
+    _counted.clear()
     if call.excinfo is not None and call.excinfo.errisinstance(UsageFailed):
         for name, why in _not_here().items():
             if f"'{name}'" in str(call.excinfo.value):

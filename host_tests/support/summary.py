@@ -12,6 +12,7 @@ from typing import Any
 
 NOT_YET = ("a physical ESP32", "an ESP-IDF image", "a real IoT Hub or DPS")
 KINDS = ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
+SLOWEST = 15
 
 
 def collect(
@@ -21,16 +22,13 @@ def collect(
     seconds: dict[str, float] = defaultdict(float)
     tests: dict[str, int] = defaultdict(int)
     unchecked: set[str] = set()
-    for reports in stats.values():
-        for report in reports:
-            if not hasattr(report, "nodeid") or not hasattr(report, "duration"):
-                continue
-            folder = report.nodeid.split("/")[1] if report.nodeid.count("/") > 1 else "."
-            seconds[folder] += report.duration
-            tests[folder] += report.when == "call"
-            for name, value in report.user_properties:
-                if name == "not_checked":
-                    unchecked.add(value)
+    for report in _reports(stats):
+        folder = report.nodeid.split("/")[1] if report.nodeid.count("/") > 1 else "."
+        seconds[folder] += report.duration
+        tests[folder] += report.when == "call"
+        for name, value in report.user_properties:
+            if name == "not_checked":
+                unchecked.add(value)
     lines = sorted(unchecked)
     if not long:
         lines.insert(0, "full counts of soaks, fuzz, mutants and power cuts: make test-long")
@@ -62,8 +60,9 @@ def write(
     lines += ["", "| folder | tests | seconds |", "|---|---:|---:|"]
     lines += [f"| `{name}/` | {tests} | {seconds:.0f} |" for name, seconds, tests in folders]
     lines += ["", "## Figures", ""]
-    figures = sorted(_figures(stats))
-    lines += [f"- {line}" for line in figures] or ["- none recorded"]
+    lines += _figures(stats) or ["none recorded"]
+    lines += ["", "## Slowest tests", "", "| test | seconds |", "|---|---:|"]
+    lines += [f"| `{name}` | {seconds:.0f} |" for name, seconds in _slowest(stats)]
     lines += ["", "## Not checked", "", *[f"- {line}" for line in unchecked]]
     failed = [report.nodeid for kind in ("failed", "error") for report in stats.get(kind, [])]
     if failed:
@@ -72,15 +71,39 @@ def write(
     path.write_text("\n".join(lines) + "\n", "utf-8")
 
 
-def _figures(stats: dict[str, list[Any]]) -> set[str]:
-    """Figures that tests recorded with `record_property("figure", "…")`."""
-    return {
-        value
+def _figures(stats: dict[str, list[Any]]) -> list[str]:
+    """Return a table of what tests recorded: `record_property(name, value)` and their counts."""
+    rows: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
+    for report in _reports(stats):
+        for name, value in report.user_properties:
+            if name != "not_checked":
+                rows[_short(report.nodeid), name][str(value).replace("|", "/")] = None
+    lines = [
+        f"| `{test}` | {name} | {'; '.join(rows[test, name])} |" for test, name in sorted(rows)
+    ]
+    return ["| test | what | figure |", "|---|---|---|", *lines] if lines else []
+
+
+def _slowest(stats: dict[str, list[Any]]) -> list[tuple[str, float]]:
+    """Return the tests that took longest, with their fixtures."""
+    seconds: dict[str, float] = defaultdict(float)
+    for report in _reports(stats):
+        seconds[_short(report.nodeid)] += report.duration
+    return sorted(seconds.items(), key=lambda item: -item[1])[:SLOWEST]
+
+
+def _reports(stats: dict[str, list[Any]]) -> list[Any]:
+    """Every report of a test, in the order of arrival."""
+    return [
+        report
         for reports in stats.values()
         for report in reports
-        for name, value in getattr(report, "user_properties", [])
-        if name == "figure"
-    }
+        if hasattr(report, "nodeid") and hasattr(report, "duration")
+    ]
+
+
+def _short(nodeid: str) -> str:
+    return nodeid.removeprefix("host_tests/").replace("|", "/")
 
 
 def _commit() -> str:
