@@ -1,8 +1,10 @@
 """Mutants of the trust modules: every `raise`, and every comparison that guards one.
 
     python mutants.py list                        names them, and says how many
-    python mutants.py run CATALOGUE [--step N] [--workers N] [--only TEXT]
+    python mutants.py run [CATALOGUE] [--step N] [--workers N] [--only TEXT]
                                                   judges them; prints a line for each, then counts
+
+CATALOGUE is a folder that support/trust_cases.py has filled; without one it is made first.
 
 A `raise` is taken out; the condition of an `if` around one, or of a loop's `break` past one, is
 taken for true and for false; each comparison in it is negated, and the bound of an order is moved
@@ -15,6 +17,8 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import sys
+import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -160,6 +164,15 @@ def judge(catalogue: Path, chosen: list[Mutant], workers: int) -> Iterator[tuple
     return bench.judge(jobs, workers)
 
 
+def _catalogue(folder: Path) -> Path:
+    sys.path.insert(0, str(HERE.parent))
+    import taproot.device_modules  # noqa: F401
+    from support import trust_cases
+
+    trust_cases.build(folder)
+    return folder
+
+
 def main() -> None:
     """List or run."""
     parser = argparse.ArgumentParser()
@@ -177,9 +190,11 @@ def main() -> None:
         print(len(chosen))
         return
     alive = 0
-    for name, noticed in judge(options.catalogue, chosen, options.workers):
-        alive += noticed is None
-        print(json.dumps([name, noticed]), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        catalogue = options.catalogue or _catalogue(Path(folder))
+        for name, noticed in judge(catalogue, chosen, options.workers):
+            alive += noticed is None
+            print(json.dumps([name, noticed]), flush=True)
     print(f"{len(chosen)} of {len(found)} mutants, {len(chosen) - alive} killed, {alive} survive")
 
 
