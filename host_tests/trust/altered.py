@@ -212,7 +212,7 @@ def run(script: str, *args: str, timeout: float = 600) -> list[str]:
     return result.stdout.splitlines()
 
 
-def pytest_node(firmware: Path, node: str, timeout: float = 200) -> str | None:
+def pytest_node(firmware: Path, catalogue: Path, node: str, timeout: float = 200) -> str | None:
     """Run one test on an altered package; return its failure, or None."""
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", str(HERE / node)],
@@ -223,6 +223,7 @@ def pytest_node(firmware: Path, node: str, timeout: float = 200) -> str | None:
         env={
             **{k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")},
             "TAPROOT_FIRMWARE": str(firmware),
+            "TAPROOT_CATALOGUE": str(catalogue),
         },
     )
     if result.returncode == 0:

@@ -17,7 +17,13 @@ HERE = Path(__file__).resolve().parent
 
 @pytest.fixture(scope="session")
 def catalogue(tmp_path_factory) -> trust_cases.Catalogue:
-    """The catalogue; `.folder` holds its files. Parallel workers make it once and share it."""
+    """The catalogue; `.folder` holds its files. Parallel workers make it once and share it.
+
+    TAPROOT_CATALOGUE names the folder of one that another session has made.
+    """
+    made_before = os.environ.get("TAPROOT_CATALOGUE")
+    if made_before:
+        return pickle.loads(Path(f"{made_before}.pickle").read_bytes())
     shared = tmp_path_factory.getbasetemp().parent / "trust-catalogue"
     with open(f"{shared}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -27,7 +33,9 @@ def catalogue(tmp_path_factory) -> trust_cases.Catalogue:
         folder = tmp_path_factory.mktemp("catalogue")
         made = trust_cases.build(folder)
         made.folder = folder
-        saved.write_bytes(pickle.dumps(trust_cases.Listing(made)))
+        listing = pickle.dumps(trust_cases.Listing(made))
+        saved.write_bytes(listing)
+        Path(f"{folder}.pickle").write_bytes(listing)
         return made
 
 

@@ -107,11 +107,12 @@ def test_rules_without_their_function_are_noticed_by_the_suite(catalogue):
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in RULES if by(name).startswith("pytest: ")])
-def test_a_rule_without_its_function_is_noticed(name, tmp_path):
+def test_a_rule_without_its_function_is_noticed(name, catalogue, tmp_path):
     module, tree = stubbed(name)
     firmware = altered.copy(tmp_path)
     (firmware / "azure_iot" / f"{module}.py").write_text(ast.unparse(tree))
-    assert altered.pytest_node(firmware, by(name).removeprefix("pytest: ")), RULES[name]["stub"]
+    node = by(name).removeprefix("pytest: ")
+    assert altered.pytest_node(firmware, catalogue.folder, node), RULES[name]["stub"]
 
 
 def test_few_rules_have_no_function():
