@@ -212,7 +212,7 @@ def run(script: str, *args: str, timeout: float = 600) -> list[str]:
     return result.stdout.splitlines()
 
 
-def pytest_node(firmware: Path, catalogue: Path, node: str, timeout: float = 200) -> str | None:
+def pytest_node(firmware: Path, catalogue: Path, node: str, timeout: float = 500) -> str | None:
     """Run one test on an altered package; return its failure, or None."""
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", str(HERE / node)],

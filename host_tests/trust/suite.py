@@ -38,10 +38,10 @@ class Check(NamedTuple):
             return f"{type(error).__name__}: {error}"
 
 
-def prepare() -> None:
-    """Make the device package importable here."""
+def prepare(firmware: str = "") -> None:
+    """Make the device package importable here, or the altered copy in `firmware`."""
     root = HERE.parents[1]
-    sys.path[:0] = [str(root / "firmware"), str(root / "tools"), str(HERE)]
+    sys.path[:0] = [firmware or str(root / "firmware"), str(root / "tools"), str(HERE)]
     import taproot.device_modules  # noqa: F401
 
     if not hasattr(time, "ticks_ms"):

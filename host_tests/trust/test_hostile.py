@@ -22,9 +22,9 @@ def offered(catalogue, tmp_path, firmware, record_property):
     def run(build: str | None, how: str, first: int, count: int) -> dict:
         args = [str(catalogue.folder), how, str(first), str(count)]
         if build is None:
-            code = "import sys; sys.path.insert(0, %r); import suite; suite.prepare(); import hostile; hostile.main()"
+            code = "import sys; sys.path.insert(0, %r); import suite; suite.prepare(%r); import hostile; hostile.main()"
             result = subprocess.run(
-                [sys.executable, "-c", code % str(HERE), *args],
+                [sys.executable, "-c", code % (str(HERE), str(firmware)), *args],
                 capture_output=True,
                 text=True,
                 cwd=tmp_path,

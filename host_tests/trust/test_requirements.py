@@ -106,6 +106,7 @@ def test_rules_without_their_function_are_noticed_by_the_suite(catalogue):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", [name for name in RULES if by(name).startswith("pytest: ")])
 def test_a_rule_without_its_function_is_noticed(name, catalogue, tmp_path):
     module, tree = stubbed(name)
