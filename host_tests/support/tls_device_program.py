@@ -141,9 +141,7 @@ async def once(context):
     return found
 
 
-async def main():
-    transport.resolve = resolve
-    roots = [read("root%d.der" % n) for n in range(asked["roots"])]
+def new_profile():
     profile = TLSProfile(
         asked.get("profile", "default"),
         build=build_of(tlsopt),
@@ -153,6 +151,13 @@ async def main():
     )
     if "acknowledged" in asked:
         profile.learn(asked["host"], acknowledged=asked["acknowledged"])
+    return profile
+
+
+async def main():
+    transport.resolve = resolve
+    roots = [read("root%d.der" % n) for n in range(asked["roots"])]
+    profile = new_profile()
     credential = None
     if "cert" in asked:
         credential = Credential(read(asked["cert"]), read(asked["key"]))
@@ -166,6 +171,9 @@ async def main():
         TLSContext(roots)  # loads what a plain list of roots needs, for good
         asked["low"] = filler(asked["low"])
     for n in range(asked.get("times", 1)):
+        if asked.get("fail_step"):  # each connection is a first one
+            asked["fail_alloc"] = 1 + n * asked["fail_step"]
+            profile = new_profile()
         if "hosts" in asked:
             asked["host"] = asked["hosts"][n]
         trusted = roots

@@ -1,4 +1,4 @@
-"""`taproot bench tls`: one object, goals held but for the one that is reported as out of reach."""
+"""`taproot bench tls`: one object, goals held but for the ones that are reported as missed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from click.testing import CliRunner
 from taproot import interpreters
 from taproot.cli import command as taproot
 
-# Connected with an RSA-2048 chain of two: firmware/docs/tls.md says what was tried.
-OUT_OF_REACH = {"tls.connected.x509.rsa"}
+# firmware/docs/tls.md says what the whole client's heap is made of.
+MISSED = {"tls.smallest.client"}
 
 
 def test_heap_figures_hold_and_the_model_never_promises_less(not_checked) -> None:
@@ -19,7 +19,9 @@ def test_heap_figures_hold_and_the_model_never_promises_less(not_checked) -> Non
     result = CliRunner().invoke(taproot, ["bench", "tls", "--quick", "--json"])
     rows = json.loads(result.stdout)["rows"]
     missed = {row["id"] for row in rows if not row["ok"]}
-    assert missed <= OUT_OF_REACH, [row for row in rows if not row["ok"]]
-    assert {"tls.peak.sas", "tls.peak.tiny", "tls.roots.held"} <= {row["id"] for row in rows}
+    assert missed <= MISSED, [row for row in rows if not row["ok"]]
+    assert {"tls.peak.sas", "tls.peak.tiny", "tls.roots.held", *MISSED} <= {
+        row["id"] for row in rows
+    }
     sizes = {row["certificate_message"] for row in rows if row.get("chain") == "A"}
     assert all(3_700 <= size <= 3_900 for size in sizes), sizes

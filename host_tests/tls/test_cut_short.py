@@ -53,12 +53,13 @@ def many(flight: Any, make: Callable[[int], Callable[[], Meddle]], numbers: rang
     build, server, _, _ = flight
     with Relay(server.port, each(make, numbers)) as relay:
         found = connect(
-            build, relay.port, served("good").roots, times=len(numbers), write=0, timeout=110
+            build, relay.port, served("good").roots, times=len(numbers), write=0, timeout=540
         )
     assert len(found["all"]) == len(numbers), found
     return list(zip(numbers, found["all"], strict=True))
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("end", ["closed", "reset"])
 def test_a_handshake_cut_at_any_byte_is_a_failed_connection(flight, end, count) -> None:
     total = flight[2]

@@ -8,6 +8,10 @@ target_link_options(usermod_tlsopt INTERFACE
     "-Wl,--wrap=mbedtls_ssl_set_bio"
     "-Wl,--wrap=mbedtls_ssl_conf_own_cert"
 )
+# ESP-IDF wraps this one itself for its dynamic buffers, which exclude variable ones.
+if(CONFIG_MBEDTLS_SSL_VARIABLE_BUFFER_LENGTH OR NOT ESP_PLATFORM)
+    target_link_options(usermod_tlsopt INTERFACE "-Wl,--wrap=mbedtls_ssl_free")
+endif()
 if(NOT ESP_PLATFORM)
     # Mbed TLS allocates from the MicroPython heap there; on ESP32 the module counts by callback.
     target_compile_definitions(usermod_tlsopt INTERFACE TLSOPT_TRACK=1)

@@ -3,8 +3,8 @@
 // max_fragment_length per context and whether the server acknowledged it, session resumption,
 // roots on demand, native signature verification, a count of failed allocations.
 //
-// Theory of operation. No source of MicroPython or Mbed TLS is changed: three functions that modtls
-// calls are wrapped by the linker.
+// Theory of operation. No source of MicroPython or Mbed TLS is changed: four functions that modtls
+// calls are wrapped by the linker (the fourth, mbedtls_ssl_free, for a fault of Mbed TLS).
 // - mbedtls_ssl_config_defaults runs inside SSLContext(...) and gets the configuration embedded
 //   in that object. Its offset in the object is constant per build and is learned there; a small
 //   state (below) hangs on the configuration's user data, so nothing is kept in tables.
@@ -454,6 +454,20 @@ int __wrap_mbedtls_ssl_conf_own_cert(mbedtls_ssl_config *conf, mbedtls_x509_crt 
     }
     return __real_mbedtls_ssl_conf_own_cert(conf, cert, key);
 }
+
+#if defined(MBEDTLS_SSL_VARIABLE_BUFFER_LENGTH) || !defined(ESP_PLATFORM)
+// Mbed TLS 3.6 with variable buffers: where mbedtls_ssl_setup runs out of memory after its buffers
+// it forgets the configuration, and freeing the rest then reads through the null pointer.
+void __real_mbedtls_ssl_free(mbedtls_ssl_context *ssl);
+void __wrap_mbedtls_ssl_free(mbedtls_ssl_context *ssl);
+void __wrap_mbedtls_ssl_free(mbedtls_ssl_context *ssl) {
+    static const mbedtls_ssl_config none;
+    if (ssl != NULL && ssl->conf == NULL && ssl->handshake != NULL) {
+        ssl->conf = &none;
+    }
+    __real_mbedtls_ssl_free(ssl);
+}
+#endif
 
 #if defined(MBEDTLS_SSL_CLI_C)
 // A session that does not load (another build, damage) is left out: a full handshake follows.

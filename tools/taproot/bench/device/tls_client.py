@@ -5,6 +5,9 @@ import gc
 import json
 import sys
 
+gc.threshold(8192)  # as azure_iot.agent does: what lives long stays together
+
+# ruff: noqa: E402
 import tlsopt
 from azure_iot.client import IoTHubDeviceClient
 from azure_iot.trust.manager import TrustManager
