@@ -161,6 +161,34 @@ def _key(emu: Any, device: str) -> str:
     return emu.call(lambda: emu.emulator.hub.registry.get(device).primary_key)
 
 
+@dataclass(frozen=True)
+class WiFi:
+    """A mistake that ends at the access point: the status of network.WLAN that it shows as."""
+
+    mistake: str
+    status: int
+    words: tuple[str, ...]
+    remedy: str
+
+
+WIFI = (
+    WiFi("Wi-Fi: wrong name, or an access point on 5 GHz only", 201,
+         ("no access point has this name", "5 GHz only"),
+         "check the name; let the access point send on 2.4 GHz too"),
+    WiFi("Wi-Fi: wrong key", 202, ("the access point refuses the key",),
+         "correct `wifi_key`"),
+    WiFi("Wi-Fi: wrong key, as most access points let it show", 204,
+         ("the handshake timed out", "wrong key", "WPA3 only"),
+         "correct `wifi_key`, or choose WPA2/WPA3 mixed"),
+    WiFi("Wi-Fi: WPA3 only", 210, ("no access point offers a security mode", "WPA3 only"),
+         "choose WPA2/WPA3 mixed at the access point"),
+)  # fmt: skip
+SECOND = (
+    "a second device with the same id", ("another client seems to use the id",),
+    "give each device an id and a key of its own; the hub drops one for the other",
+)  # fmt: skip
+
+
 def page() -> str:
     """The text of first-hour.md."""
     lines = [
@@ -176,12 +204,18 @@ def page() -> str:
     for case in CASES:
         words = " … ".join(case.words)
         lines.append(f"| {case.mistake} | `{case.error}` | {words} | {case.remedy} |")
+    mistake, parts, remedy = SECOND
+    lines.append(f"| {mistake} | log | {' … '.join(parts)} | {remedy} |")
+    for wifi in WIFI:
+        words = " … ".join(wifi.words)
+        lines.append(f"| {wifi.mistake} | `ConnectionFailedError` | {words} | {wifi.remedy} |")
     lines += [
         "",
+        "The Wi-Fi rows are shown through an object with the interface and the status codes that",
+        "MicroPython documents for network.WLAN; they have not met a board.",
+        "",
         "Not shown by a test yet: an intermediate given as root (mbedTLS accepts it, so it works",
-        "until the hub changes its intermediate: give the root), Wi-Fi faults (5 GHz-only, wrong",
-        "key, WPA3), a heap too small at wrap, a second device with the same id (the log then says",
-        '"another client seems to use the id").',
+        "until the hub changes its intermediate: give the root), a heap too small at wrap.",
         "",
     ]
     return "\n".join(lines)

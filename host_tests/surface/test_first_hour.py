@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.first_hour import CASES, PAGE, page
+from support.first_hour import CASES, PAGE, SECOND, WIFI, page
 from support.surface import Device, outputs
 from taproot.emulator import EmulatorConfig, running
 from taproot.pki import Authority
@@ -108,6 +108,61 @@ def test_a_first_hour_mistake_ends_in_its_sentence(tmp_path, world, hub_root, hu
     for part in case.words:
         assert part in words[1], words
     assert facts["key"] not in json.dumps(words), "no secret in an error"
+
+
+WLAN = """
+import sys
+class WLAN:
+    # network.WLAN as MicroPython documents it: active, connect, isconnected, status, disconnect
+    def __init__(self, interface):
+        self.asked = None
+    def active(self, on):
+        return on
+    def isconnected(self):
+        return False
+    def connect(self, ssid, key):
+        self.asked = ssid, key
+    def status(self):
+        return F["status"] if self.asked else 1000
+    def disconnect(self):
+        self.asked = None
+class network:
+    STA_IF = 0
+network.WLAN = WLAN
+sys.modules["network"] = network
+from azure_iot import ConnectionFailedError
+from azure_iot.esp32 import wlan
+async def main():
+    try:
+        await wlan.connect("home", "not the key", timeout_s=1)
+    except ConnectionFailedError as error:
+        out(error.reason, str(error))
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("case", WIFI, ids=[str(c.status) for c in WIFI])
+def test_a_wifi_mistake_ends_in_its_sentence(device, case):
+    ((reason, words),) = device.run(WLAN, "wifi", cs="", status=case.status)
+    assert reason == "wifi" and '"home"' in words and "not the key" not in words
+    for part in case.words:
+        assert part in words
+
+
+TWIN = """
+from azure_iot import IoTHubDeviceClient
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    await client.start()
+    await asyncio.sleep(50)
+asyncio.run(main())
+"""
+
+
+def test_a_second_device_with_the_same_id_is_named(device, emu):
+    text = emu.add_device("same").connection_string
+    with device.start(TWIN, "same", cs=text), device.start(TWIN, "same", cs=text) as second:
+        second.wait_for(SECOND[1][0], 50)
 
 
 def test_the_page_says_what_the_tests_show():
