@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 _MAX_HEAD = const(4096)
 _BUFFER = const(512)
-_RANGE = const(2048)  # fits every TLS input buffer this project builds (tls/profile.py)
+_HEAD = const(1024)  # room for an answer's head beside a range
+_LEAST = const(256)
+_NO_RANGE = (
+    "the server knows no Range requests, and whole answers do not fit this build's TLS buffers: "
+    "serve the file by http:// or another channel"
+)
 
 
 class Answer:
@@ -64,44 +69,30 @@ class Fetcher:
         redirects: int = 0,
         chunked: bool = False,
         context: "object | None" = None,
-        ranges: bool = False,
     ) -> Answer:
         """GET `url` into `sink.write(memoryview)`, at most `limit` bytes.
 
-        `ranges`: ask for 2,048 bytes at a time, for servers whose TLS records would not fit.
-        Raises ServiceError (status), ProtocolError (rule "LIMIT", "RANGE", "HTTP"), and the
-        connection's errors.
+        From a server whose TLS records would not fit this build's buffers it asks for 2,048 bytes
+        at a time. Raises ServiceError (status), ProtocolError (rule "LIMIT", "RANGE", "HTTP";
+        "NO_RANGE": the server knows no ranges), and the connection's errors.
         """
-        if ranges:
-            return await self._fetch_ranges(url, sink, limit, context)
-        answer = await self.request(
-            "GET", url, sink, limit, redirects=redirects, chunked=chunked, context=context
-        )
-        _require(answer, 200)
-        return answer
-
-    async def _fetch_ranges(self, url: str, sink: object, limit: int, context: object) -> Answer:
         at = 0
         total = 1
         tag = ""
         while at < total:
-            headers = [("Range", "bytes=%d-%d" % (at, at + _RANGE - 1))]
-            if tag:
-                headers.append(("If-Match", tag))
-            answer = await self.request("GET", url, sink, _RANGE, headers=headers, context=context)
-            if answer.status == 200:
-                raise ProtocolError(
-                    "the server knows no Range requests, and whole answers do not fit this "
-                    "build's TLS buffers: serve the file by http:// or another channel",
-                    "RANGE",
-                )
+            answer = await self.request(
+                "GET", url, sink, limit, redirects=redirects, chunked=chunked, context=context,
+                span=(at, tag),
+            )  # fmt: skip
+            if not at and answer.status == 200:
+                return answer
             _require(answer, 206)
             first, total = _content_range(answer.headers.get("content-range", ""))
             if first != at or not answer.size or total > limit:
                 raise ProtocolError("the server sent another range than asked for", "RANGE")
             tag = answer.headers.get("etag", "")
             if not tag or tag.startswith("W/"):
-                raise ProtocolError("a Range download needs a strong ETag", "RANGE")
+                raise ProtocolError("a Range download needs a strong ETag", "NO_RANGE")
             at += answer.size
         answer.size = at
         return answer
@@ -118,11 +109,13 @@ class Fetcher:
         redirects: int = 0,
         chunked: bool = False,
         context: "object | None" = None,
+        span: "tuple | None" = None,
     ) -> Answer:
         """Make one request; return the answer whatever its status, the body of a 2xx in `sink`.
 
         `body` is bytes, or a source with `size` and `readinto(memoryview)`. An `https://` address
-        needs a verifying `context`; a redirect never leads from https to http.
+        needs a verifying `context`; a redirect never leads from https to http. `span`: (offset,
+        entity tag) of a range to ask for, if this server and these buffers need ranges.
         """
         while True:
             secure, host, port, path = split_url(url)
@@ -134,8 +127,20 @@ class Fetcher:
                 link = await open_tcp(host, port, deadlines=self.deadlines)
             try:
                 link.read_ms = self.deadlines.read_ms
+                # Now the handshake has shown whether the server keeps to small records.
+                part = _part(context, host) if secure and span is not None else 0
+                if part:
+                    headers = [("Range", "bytes=%d-%d" % (span[0], span[0] + part - 1))]
+                    if span[1]:
+                        headers.append(("If-Match", span[1]))
+                    limit = min(limit, part)
                 await _send(link, method, path, _host(host, port, secure), headers, body)
-                answer = await _Reader(link).answer(sink, limit, chunked)
+                try:
+                    answer = await _Reader(link).answer(sink, limit, chunked, part)
+                except ProtocolError as error:
+                    if not part or error.rule != "RECORD_SIZE":
+                        raise
+                    raise ProtocolError(_NO_RANGE, "NO_RANGE", error)  # it sent the whole
             finally:
                 await link.close()
             target = answer.headers.get("location")
@@ -143,6 +148,13 @@ class Fetcher:
                 return answer
             redirects -= 1
             url = _follow(target, secure, host, port)
+
+
+def _part(context: object, host: str) -> int:
+    """Give the size of ranges to ask `host` for, 0 if it may send all at once."""
+    plan = context.profile.plan(host)  # type: ignore[attr-defined]
+    # The head of the answer may share a record with the range.
+    return plan.range_bytes and min(plan.range_bytes, max(plan.in_limit - _HEAD, _LEAST))
 
 
 def split_url(url: str) -> tuple:
@@ -234,11 +246,13 @@ class _Reader:
             if len(line) > left:
                 raise ProtocolError("the head of the answer is too long", "LIMIT")
 
-    async def answer(self, sink: object, limit: int, chunked: bool) -> Answer:
-        """Read head and body."""
+    async def answer(self, sink: object, limit: int, chunked: bool, part: object) -> Answer:
+        """Read head and body; `part`: a range was asked for."""
         answer = await self._head()
         while 100 <= answer.status < 200:
             answer = await self._head()
+        if part and answer.status == 200:
+            raise ProtocolError(_NO_RANGE, "NO_RANGE")
         wanted = 200 <= answer.status < 300
         coding = answer.headers.get("transfer-encoding")
         if answer.status == 204 or not wanted and sink is None:

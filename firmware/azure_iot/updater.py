@@ -92,8 +92,12 @@ class Updater:
             else:
                 self._settled = wish["sha256"]
         except AzureIoTError as error:
-            self._note(RefusedError("%s" % error, "DOWNLOAD", error), wish)
-            await self._again()
+            code = "NO_RANGE" if getattr(error, "rule", "") == "NO_RANGE" else "DOWNLOAD"
+            self._note(RefusedError("%s" % error, code, error), wish)
+            if code == "DOWNLOAD":
+                await self._again()
+            else:
+                self._settled = wish["sha256"]
         if self.on_result is not None:
             self.on_result()
 
@@ -152,16 +156,15 @@ class Updater:
         if url.startswith("https://"):
             attempt = self.trust.attempt("https")
             context = TLSContext(attempt.roots, profile=self._profile)
+        how = {"context": context, "redirects": 2, "chunked": True}
         try:
-            await self.fetcher.fetch(url, sink, _LIMIT, context=context, redirects=2, chunked=True)
+            await self.fetcher.fetch(url, sink, _LIMIT, **how)
         except ConnectionFailedError as error:
             # A second TLS context did not fit beside the hub's: it was refused before connecting.
-            if error.reason != "memory" or self.client is None:
+            if error.reason != "memory" or self.client is None or sink.size:
                 raise
             async with self.client.quiet():
-                await self.fetcher.fetch(
-                    url, sink, _LIMIT, context=context, redirects=2, chunked=True
-                )
+                await self.fetcher.fetch(url, sink, _LIMIT, **how)
 
 
 def _join(wish: dict, sink: PackageFile, store: object) -> None:

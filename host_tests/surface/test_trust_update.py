@@ -1,10 +1,15 @@
 """A device that follows its operator through a root migration, and one that does not."""
 
+import contextlib
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from support.surface import outputs
 from taproot.emulator import EmulatorConfig, running
+from taproot.emulator.downloads import Download
+from taproot.emulator.ignoring import ignoring_front
 from taproot.pki import Authority
 from taproot.trust import package as packages
 from taproot.trust.fleet import Fleet
@@ -133,3 +138,68 @@ def test_a_device_without_update_agent_says_which_root_is_missing(tmp_path, worl
         line = process.wait_for('"connect_failed"', 20)
         assert "new root" in line and "UNTRUSTED" in line
         assert outputs(process.output)
+
+
+@contextlib.contextmanager
+def small_server(download):
+    """Plain HTTP that answers every request with `download`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            answer = download.answer("GET", self.headers, time.time())
+            self.send_response(answer.status)
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(answer.body)))
+            self.end_headers()
+            self.wfile.write(answer.body)
+
+        def log_message(self, *what):
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no-ranges"])
+def test_small_buffers_ask_a_server_that_ignores_mfl_for_ranges(tmp_path, world, hub_root, ranges):
+    from support.surface import Device
+
+    emu, fleet, old_root, old, new_root, _ = world
+    emu.switch_chain(old)
+    name = "small-%d" % ranges
+    hub = ("hub", "dps", "https")
+    lay_out(tmp_path, fleet, fleet.bundle_jws(version=1, roots=[("old", old_root.der, hub)]))
+    good = fleet.package(
+        fleet.bundle_jws(version=2, roots=[("old", old_root.der, hub), ("new", new_root.der, hub)])
+    )
+    device = Device(tmp_path, emu, hub_root)
+    download = Download(good, ranges=ranges)
+    # Another name than the hub's, of which is known that it keeps to small records.
+    store = old_root.leaf("store", dns=["127.0.0.1"], ips=["127.0.0.1"], key="p256")
+    with (
+        small_server(download) as plain,
+        ignoring_front(store, plain) as port,
+        device.start(PROGRAM, name, update_agent=True, build="unix64-board") as process,
+    ):
+        reported = lambda: emu.twin(name)["properties"]["reported"].get("trust", {})  # noqa: E731
+        until(lambda: reported().get("state") == "good", process)
+        url = "https://127.0.0.1:%d/package.json" % port
+        emu.patch_desired(name, {"trust": packages.desired_url(2, good, url)})
+        if ranges:
+            until(lambda: reported().get("version") == 2, process)
+        else:
+            until(lambda: (reported().get("last_error") or {}).get("code") == "NO_RANGE", process)
+        process.kill()
+    asked = [request.get("range", "") for request in download.requests]
+    if not ranges:
+        assert len(asked) == 1 and reported()["version"] == 1, "refused, not tried again and again"
+        return
+    spans = [tuple(int(n) for n in text.removeprefix("bytes=").split("-")) for text in asked]
+    assert all(last - first < 2048 for first, last in spans)
+    assert spans[0][0] == 0 and spans[-1][1] >= len(good) - 1
+    assert all(request["if-match"] == download.tag for request in download.requests[1:])
