@@ -72,7 +72,8 @@ class HubLink:
         self.roots = roots
         # One profile for all attempts: it remembers what the host agreed to and what anchored it.
         self.profile = profile or default_profile()
-        self.sessions = sessions or Sessions(clock, still_trusted=self._still_trusted)
+        self.sessions = sessions or Sessions(clock)
+        self.sessions.still_trusted = self._still_trusted
         self.port = port
         self.websocket = websocket
         self.deadlines = deadlines

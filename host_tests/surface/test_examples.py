@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from taproot import interpreters
 from taproot.emulator import EmulatorConfig, running
+from taproot.emulator.chains import TLSOptions
 from taproot.pki import Authority
 from taproot.trust.fleet import Fleet
 
@@ -204,12 +205,26 @@ def test_https_telemetry(example, emu):
     assert emu.messages("ex-post")[0].properties == {"alert": "no"}
 
 
-def test_deep_sleep(example, emu):
-    with_device(example, "ex-sleep")
-    assert "no message" in example.run("deep_sleep.py")
-    emu.send_c2d("ex-sleep", b"while asleep")
-    assert "while asleep" in example.run("deep_sleep.py")
-    assert "no message" in example.run("deep_sleep.py")
+def test_deep_sleep(example, emu, hub_root, hub_leaf):
+    tickets = EmulatorConfig(chain=hub_leaf, tls=TLSOptions(tickets="kept"))
+    with running(tickets) as hub:
+        sleeper = Example(example.folder, hub, hub_root)
+        with_device(sleeper, "ex-sleep")
+        text = sleeper.run("deep_sleep.py")
+        assert "full handshake" in text and "no message" in text
+        hub.send_c2d("ex-sleep", b"while asleep")
+        text = sleeper.run("deep_sleep.py")
+        assert "resumed" in text and "while asleep" in text
+        text = sleeper.run("deep_sleep.py")
+        assert "resumed" in text and "no message" in text
+        seen = [
+            e["resumed"] for e in hub.events() if e["type"] == "tls" and e["listener"] == "mqtt"
+        ]
+        assert seen == [False, True, True]
+        present = [e["session_present"] for e in hub.events() if e["type"] == "connack"]
+        assert present == [False, True, True]
+    kept = [path.stat().st_size for path in example.folder.glob("tls*.kv")]
+    assert len(kept) == 1 and kept[0] <= 512, "RTC memory is small"
 
 
 def test_trust_update(example, emu, hub_root):
