@@ -156,15 +156,16 @@ class Updater:
         if url.startswith("https://"):
             attempt = self.trust.attempt("https")
             context = TLSContext(attempt.roots, profile=self._profile)
-        how = {"context": context, "redirects": 2, "chunked": True}
         try:
-            await self.fetcher.fetch(url, sink, _LIMIT, **how)
+            await self.fetcher.fetch(url, sink, _LIMIT, context=context, redirects=2, chunked=True)
         except ConnectionFailedError as error:
             # A second TLS context did not fit beside the hub's: it was refused before connecting.
             if error.reason != "memory" or self.client is None or sink.size:
                 raise
             async with self.client.quiet():
-                await self.fetcher.fetch(url, sink, _LIMIT, **how)
+                await self.fetcher.fetch(
+                    url, sink, _LIMIT, context=context, redirects=2, chunked=True
+                )
 
 
 def _join(wish: dict, sink: PackageFile, store: object) -> None:
