@@ -101,6 +101,7 @@ def test_what_the_codec_lets_through_the_strict_layer_does_not(data):
                 strict.check_body(first, body)
 
 
+@pytest.mark.timeout(400)
 def test_publish_is_taken_apart_as_the_codec_would(count):
     """`strict.take_publish` and the codec agree on every good PUBLISH: decoding twice says nothing."""
     source = random.Random(7)

@@ -225,6 +225,7 @@ def test_a_good_client_leaves_no_strictness_event(device, since):
     assert since("strictness") == []
 
 
+@pytest.mark.timeout(400)
 def test_the_codec_is_never_the_last_guard(count):
     """Random damage to good packets: strict refuses or the codec reads; nothing else escapes."""
     source = random.Random(3_1_1)
