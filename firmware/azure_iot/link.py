@@ -108,9 +108,12 @@ class HubLink:
         self._check_clock()
         host = self.identity.gateway
         self.attempt = None
-        if self.trust is not None:
-            self.attempt = self.trust.attempt("hub", host)
+        # Choosing roots may read whole bundles: it gets the room that is held, nothing waits yet.
+        self._reserve = None
+        gc.collect()
         try:
+            if self.trust is not None:
+                self.attempt = self.trust.attempt("hub", host)
             if not self.uses_token:
                 self.credential.check(self.clock.unix_time(), self.identity.device_id)
             context = self.context(login=True)
@@ -185,7 +188,6 @@ class HubLink:
             self._kept = ""
 
     async def _connect(self, host: str, context: TLSContext) -> object:
-        self._reserve = None
         gc.collect()
         transport = await open_tls(host, self.port, context, deadlines=self.deadlines)
         if not self.websocket:
