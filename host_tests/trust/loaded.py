@@ -1,5 +1,5 @@
 """Loads the modules that a device loads for a moment, so that they stay: a test that starts the
-store thousands of times would compile them from source as often. test_resident.py, test_nvs.py
+store thousands of times would compile them from source as often. test_resident_trust.py, test_nvs.py
 and the drill run without this.
 """
 

@@ -11,6 +11,8 @@ from taproot.drill.stage import INSTALL_S, Outcome, Stage
 
 _ATTACK_S = 5.0
 _LADDER_S = 9.0
+_CALLS = 6  # of a direct method that may find the device between two connections
+_OFFLINE = 404
 _SIGNATURE_CODES = ("BAD_SIGNATURE", "THRESHOLD")
 
 
@@ -46,18 +48,38 @@ def refuse_replay(stage: Stage) -> Outcome:
     codes: dict[str, str] = {}
     for name, package in bad.items():
         for device in stage.followers:
-            before = stage.trust(device)
-            status, answer = world.call(device, "trust.install", json.loads(package))
-            codes[name] = answer["code"] if status == 400 else stage.wait_refused(device, before)
+            codes[name] = _refusal(stage, device, package)
     held = codes == {"replay of version 1": "ROLLBACK", "one signature of two": "THRESHOLD"}
     shown = "; ".join(f"{name}: {code}" for name, code in codes.items())
     return f"refused by direct method: {shown}", {"held": held, "codes": codes}
 
 
+def _refusal(stage: Stage, device: Device, package: bytes) -> str:
+    """Have a device refuse a package by direct method; return the code, answered or reported."""
+    before = stage.trust(device)
+    left = _CALLS
+    while True:
+        status, answer = stage.world.call(device, "trust.install", json.loads(package))
+        if status == 400:
+            return answer["code"]
+        left -= 1
+        try:
+            # It closed its connection to make room, and answers in the twin; or the call found
+            # it without a connection, and comes again.
+            return stage.wait_refused(device, before, INSTALL_S / _CALLS)
+        except StepFailed:
+            if not left:
+                raise
+
+
 def _deliver(stage: Stage, version: int, package: bytes) -> None:
     """The same package over three channels: method, C2D parts, inbox file."""
     first, *others = stage.followers
-    status, answer = stage.world.call(first, "trust.install", json.loads(package))
+    for _ in range(_CALLS):
+        status, answer = stage.world.call(first, "trust.install", json.loads(package))
+        if status != _OFFLINE or stage.trust(first).get("version") == version:
+            break
+        time.sleep(1)
     # No answer: it closed its connection to make room, and the answer's call is over.
     if status not in (200, 404, 504, None):
         raise StepFailed(f"{first.name}: trust.install answered {status} {answer}")

@@ -65,10 +65,12 @@ class Stage:
             timeout,
         )
 
-    def wait_refused(self, device: Device, before: Trust) -> str:
+    def wait_refused(self, device: Device, before: Trust, timeout: float = INSTALL_S) -> str:
         """Wait for a new `last_error`; everything else must be as it was. Return its code."""
         old = before.get("last_error")
-        after = self.wait_trust(device, lambda trust: trust.get("last_error") not in (None, old))
+        after = self.wait_trust(
+            device, lambda trust: trust.get("last_error") not in (None, old), timeout
+        )
         kept = {key: value for key, value in before.items() if key != "last_error"}
         changed = [key for key, value in kept.items() if after.get(key) != value]
         if changed:
