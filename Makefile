@@ -34,10 +34,11 @@ test:
 	@.venv/bin/python -m taproot.checks
 	@$(PYTEST)
 
+# Soaks and fault rows mostly wait, so a third worker fits on two cores.
 test-long:
 	@$(SET_UP) --quiet --extra
 	@.venv/bin/python -m taproot.checks
-	@$(PYTEST) --long --summary host_tests/reports/long-run.md
+	@$(subst -n 2,-n 3,$(PYTEST)) --long --summary host_tests/reports/long-run.md
 
 check:
 	@$(SET_UP) --quiet
