@@ -66,12 +66,16 @@ class Stage:
         )
 
     def wait_refused(self, device: Device, before: Trust, timeout: float = INSTALL_S) -> str:
-        """Wait for a new `last_error`; everything else must be as it was. Return its code."""
+        """Wait for a new `last_error`; everything else must be as it was. Return its code.
+
+        Probes are no packages: the one that the twin names is made again after a reboot.
+        """
         old = before.get("last_error")
         after = self.wait_trust(
             device, lambda trust: trust.get("last_error") not in (None, old), timeout
         )
-        kept = {key: value for key, value in before.items() if key != "last_error"}
+        free = ("last_error", "probes")
+        kept = {key: value for key, value in before.items() if key not in free}
         changed = [key for key, value in kept.items() if after.get(key) != value]
         if changed:
             raise StepFailed(f"{device.name}: a refused package changed {changed}")
