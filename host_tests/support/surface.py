@@ -46,7 +46,17 @@ class Device:
             folder=self.folder,
         )
 
-    def run(self, body: str, device_id: str, *, build="unix64", heap=HEAP, limit=60, **facts):
+    def run(
+        self,
+        body: str,
+        device_id: str,
+        *,
+        build="unix64",
+        heap=HEAP,
+        limit=60,
+        frozen=False,
+        **facts,
+    ):
         """Run a program to its end and return what it put out."""
         result = interpreters.run(
             build,
@@ -54,6 +64,7 @@ class Device:
             heap=heap,
             timeout=limit,
             cwd=self.folder,
+            frozen=frozen,
         )
         assert result.returncode == 0, result.text
         return outputs(result.stdout.splitlines())

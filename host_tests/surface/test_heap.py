@@ -41,6 +41,51 @@ def test_heap_after_import_per_module_on_32_bit(record_property):
     assert sum(found.values()) <= 60_000, found
 
 
+CONNECTED = """
+import gc, sys
+from azure_iot.agent import Agent
+from azure_iot.unix.platform import Platform
+async def main():
+    agent = Agent(Platform({"connection_string": F["cs"], "roots": ["root.der"],
+                            "client": {"port": F["port"], "https_port": F["https"]}}))
+    client = await agent.start()
+    settled = asyncio.Event()
+    client.on_event = lambda name, fact: settled.set() if name == "settled" else None
+    await settled.wait()
+    await client.get_twin()
+    client.on_method("reboot", None)
+    await asyncio.sleep_ms(500)
+    gc.collect()
+    out("heap", gc.mem_alloc())
+    out("modules", sorted([name[10:] for name in sys.modules if name.startswith("azure_iot.")]))
+    await agent.stop()
+asyncio.run(main())
+"""
+
+
+def test_heap_after_connect_per_module_on_32_bit(device, record_property):
+    """What stays loaded beside a connection with twin and methods, and what each of it costs."""
+    found = dict(
+        device.run(
+            CONNECTED, "heap-32", build="unix32-board", heap="400k", frozen=True, level="ERROR"
+        )
+    )
+    modules = [name for name in found["modules"] if name != "trust"]
+    result = interpreters.run(
+        "unix32-board", "NAMES = %r\n%s" % (modules, IMPORTS), heap="400k", frozen=True
+    )
+    assert result.returncode == 0, result.text
+    costs = dict(json.loads(result.stdout))
+    for name, size in costs.items():
+        record_property("heap connected " + name, size)
+    record_property("heap connected, modules", sum(costs.values()))
+    record_property("heap connected, all of it", found["heap"])
+    for seldom in ("bringup", "arrivals", "tls.verdict", "tls.planner", "trust.jws", "x509"):
+        assert seldom not in modules, modules
+    assert sum(costs.values()) <= 32_000, costs
+    assert found["heap"] <= 72_000, found
+
+
 BLACKOUT = """
 from azure_iot import IoTHubDeviceClient, QueueFullError
 async def main():
