@@ -18,7 +18,7 @@ from .errors import AzureIoTError, ConnectionFailedError, TrustError
 from .https import Fetcher
 from .tls.context import TLSContext
 from .trust.errors import RefusedError
-from .trust.files import FileSource, PackageFile
+from .trust.files import FileSource, PackageFile, read_bytes, write_bytes
 from .trust.sources import read_full
 
 TYPE_CHECKING = const(False)
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _LIMIT = const(32768)
 _MAX_CHUNKS = const(32)
 _PIECE = const(256)
+_DIGEST = const(64)
 
 
 class Updater:
@@ -76,6 +77,9 @@ class Updater:
                 await self._try(dict(self._wanted))
 
     async def _try(self, wish: dict) -> None:
+        if self._is_in_use(wish):
+            self._settled = wish["sha256"]
+            return
         try:
             source = await self._obtain(wish)
             self._settled = wish["sha256"]
@@ -85,6 +89,7 @@ class Updater:
             else:
                 version = await self.client.install_package(source, channel)
             log.info("trust package: version %d is installed", version)
+            write_bytes(self._mark(), self._settled.encode())
         except TrustError as error:
             self._note(error, wish)
             if error.code == "DOWNLOAD":
@@ -100,6 +105,17 @@ class Updater:
                 self._settled = wish["sha256"]
         if self.on_result is not None:
             self.on_result()
+
+    def _mark(self) -> str:
+        """Name the file with the digest of the package that was installed last."""
+        return self.trust.store.path("wish")
+
+    def _is_in_use(self, wish: dict) -> bool:
+        """Tell whether this very package is confirmed: the twin names it after every start."""
+        good = self.trust.store.state.good
+        if good is None or good.version != wish.get("version"):
+            return False
+        return read_bytes(self._mark(), _DIGEST) == str(wish["sha256"]).encode()
 
     def _note(self, error: TrustError, wish: dict) -> None:
         log.warning("trust package %s: %s", wish.get("version"), error)

@@ -77,7 +77,8 @@ def test_a_device_installs_a_bundle_and_survives_the_switch(tmp_path, world, cha
     first = fleet.bundle_jws(version=1, roots=[("old", old_root.der, hub)])
     lay_out(tmp_path, fleet, first)
     device = Device(tmp_path, emu, hub_root)
-    with device.start(PROGRAM, name, update_agent=True) as process:
+    cs = emu.add_device(name).connection_string
+    with device.start(PROGRAM, name, update_agent=True, cs=cs) as process:
         reported = lambda: emu.twin(name)["properties"]["reported"].get("trust", {})  # noqa: E731
         until(lambda: reported().get("state") == "good", process)
         # a package with one signature of two is refused, and says so
@@ -106,10 +107,15 @@ def test_a_device_installs_a_bundle_and_survives_the_switch(tmp_path, world, cha
             lambda: reported().get("version") == 2 and reported().get("state") == "good", process
         )
         assert reported().get("last_error") is None
+        process.kill()
+    with device.start(PROGRAM, name, update_agent=True, cs=cs) as process:
+        # The twin still names the package: it is in use, so it is neither fetched nor judged again.
+        process.wait_for('"settled"', 20)
         seen = len(emu.messages(name))
         emu.switch_chain(new, drop=True)
         until(lambda: len(emu.messages(name)) > seen + 50, process)
         until(lambda: reported().get("via") == new_root.sha256, process)
+        assert "is installed" not in process.text
         process.kill()
     numbers = [int(message.body) for message in emu.messages(name)]
     assert sorted(set(numbers)) == list(range(max(numbers) + 1)), "a message was lost"
