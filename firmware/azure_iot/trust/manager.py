@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 
 _PAUSE_MS = const(60000)  # of a trial after a failure that was no verdict; doubles
 _MAX_PROBES = const(8)
+# Methods that live in a module of their own, which is loaded for the call.
+_LADDER = (
+    "attempt", "authenticated_time", "failed", "mqtt_accepted", "raise_time_floor", "repair_step",
+    "repair_time", "require_host", "rungs", "succeeded", "time_floor",
+)  # fmt: skip
+_REPORT = ("boot_line", "report", "source_name", "state_name", "warnings")
 
 
 class TrustManager:
@@ -83,12 +89,15 @@ class TrustManager:
 
     def __getattr__(self, name: str) -> "Callable":
         """Return a function of ladder.py or report.py, which are loaded for the call."""
+        if name not in _LADDER and name not in _REPORT:
+            raise AttributeError(name)
 
         def call(*args: object, **named: object) -> object:
             with self.store:
                 from . import ladder, report
 
-                return (getattr(ladder, name, None) or getattr(report, name))(self, *args, **named)
+                module = ladder if name in _LADDER else report
+                return getattr(module, name)(self, *args, **named)
 
         return call
 

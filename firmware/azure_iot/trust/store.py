@@ -44,6 +44,16 @@ if TYPE_CHECKING:
 
 _MAX_BAD = const(4)
 
+# Methods that live in a module of their own, which is loaded for the call.
+_STORED = (
+    "factory_payload_digest", "keyset", "keyset_payload_digest", "load", "previous", "read_facts",
+    "read_factory", "reverify", "slot_payload_digest",
+)  # fmt: skip
+_CHANGES = (
+    "accept_keyset", "add_tries", "confirm", "note_recovery", "raise_time_floor", "record_keyset",
+    "revert", "stage",
+)  # fmt: skip
+
 
 class Slot:
     """What a record says about a slot: number, bundle version, its `key_version`, slot digest.
@@ -154,12 +164,14 @@ class Store:
 
     def __getattr__(self, name: str) -> "Callable":
         """Return a function of stored.py or changes.py, which are loaded for the call."""
+        if name not in _STORED and name not in _CHANGES:
+            raise AttributeError(name)
 
         def call(*args: object) -> object:
             with self:
                 from . import changes, stored
 
-                return (getattr(changes, name, None) or getattr(stored, name))(self, *args)
+                return getattr(stored if name in _STORED else changes, name)(self, *args)
 
         return call
 
