@@ -36,7 +36,17 @@ class Device:
             facts["cs"] = record.connection_string
         return PRELUDE.format(level=level) + f"F = json.loads({json.dumps(facts)!r})\n" + body
 
-    def start(self, body: str, device_id: str, *, build="unix64", heap=HEAP, limit=60, **facts):
+    def start(
+        self,
+        body: str,
+        device_id: str,
+        *,
+        build="unix64",
+        heap=HEAP,
+        limit=60,
+        frozen=False,
+        **facts,
+    ):
         """Start a program; a `Process` of taproot.interpreters."""
         return interpreters.Process(
             build,
@@ -44,6 +54,7 @@ class Device:
             heap=heap,
             limit=limit,
             folder=self.folder,
+            frozen=frozen,
         )
 
     def run(

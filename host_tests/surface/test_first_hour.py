@@ -97,6 +97,8 @@ def test_a_first_hour_mistake_ends_in_its_sentence(tmp_path, world, hub_root, hu
             limit=60,
             level="WARNING",
             heap=case.heap,
+            build=case.build,
+            frozen=case.frozen,
         )
         with result as process:
             assert process.wait(58) == 0, process.text
