@@ -14,9 +14,16 @@ from hashlib import sha256
 from micropython import const
 
 from . import hub, log, sas
-from .errors import AzureIoTError, ClockError, ConnectionFailedError, CredentialError
+from .errors import (
+    AzureIoTError,
+    ClockError,
+    ConnectionFailedError,
+    CredentialError,
+    TrustError,
+)
 from .tls.context import TLSContext, default_profile
 from .tls.sessions import Sessions
+from .transient import Transient
 from .transport import open_tls
 
 try:
@@ -65,6 +72,9 @@ class HubLink:
             raise CredentialError(
                 "no trusted roots: give either trust=TrustManager(…) or roots=[DER bytes, …]"
             )
+        if roots:
+            with Transient():
+                _require_roots(roots)
         self.identity = identity
         self.credential = credential
         self.clock = clock
@@ -308,3 +318,20 @@ class HubLink:
                 return 0
             passed_ms = ticks_ms
         return max(0, min(self.renew_ms - passed_ms, _LONGEST_NAP_MS))
+
+
+def _require_roots(roots: list) -> None:
+    """Refuse what only works until the hub's issuing CA or leaf is renewed."""
+    from .tls.presented import common_name
+    from .trust.der import read
+
+    for der in roots:
+        try:
+            facts = read(der)
+        except TrustError as error:
+            raise CredentialError("roots: not a certificate in DER form: %s" % error)
+        if facts.issuer != facts.subject:
+            raise CredentialError(
+                "'%s' is no root: '%s' issued it and may replace it any day; give the root"
+                % (common_name(facts.subject), common_name(facts.issuer))
+            )

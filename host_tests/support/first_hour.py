@@ -83,8 +83,21 @@ CASES = (
     ),
     Case(
         "leaf-as-root", "the server's own certificate given as root",
-        lambda f: {**_cs(f), "roots": ["leaf.der"]}, "TrustError", ("no trusted root signs",),
+        lambda f: {**_cs(f), "roots": ["leaf.der"]}, "CredentialError",
+        ("'localhost' is no root", "give the root"),
         "give the root certificate (certs/ has Azure's), not what the server presents",
+    ),
+    Case(
+        "intermediate-as-root", "the server's issuing CA given as root",
+        lambda f: {**_cs(f), "roots": ["intermediate.der"]}, "CredentialError",
+        ("is no root", "issued it and may replace it any day"),
+        "give the root certificate: an issuing CA works only until the hub changes it",
+    ),
+    Case(
+        "pem-as-root", "a root in PEM form where DER is meant",
+        lambda f: {**_cs(f), "roots": ["device.pem"]}, "CredentialError",
+        ("not a certificate in DER form",),
+        "convert it: `openssl x509 -in root.pem -outform der -out root.der`",
     ),
     Case(
         "other-root", "a root that does not sign this hub's chain",
@@ -221,9 +234,6 @@ def page() -> str:
         "",
         "The Wi-Fi rows are shown through an object with the interface and the status codes that",
         "MicroPython documents for network.WLAN; they have not met a board.",
-        "",
-        "Not shown by a test yet: an intermediate given as root (mbedTLS accepts it, so it works",
-        "until the hub changes its intermediate: give the root).",
         "",
     ]
     return "\n".join(lines)
