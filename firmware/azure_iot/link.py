@@ -248,7 +248,11 @@ class HubLink:
     def refused(self, error: Exception) -> None:
         """Note the outcome of a whole attempt, TLS and CONNECT, for what comes before the next."""
         self.failed(error)
-        self.short = self.short + 1 if getattr(error, "reason", "") == "memory" else 0
+        short = isinstance(getattr(error, "cause", None), MemoryError)
+        if short or getattr(error, "reason", "") == "memory":
+            self.short += 1
+        else:
+            self.short = 0
         if isinstance(error, CredentialError):
             self._kept = ""
         if self.guard is not None:

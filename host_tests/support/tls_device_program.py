@@ -106,6 +106,7 @@ async def once(context):
         link = await transport.open_tls(
             asked["host"], asked["port"], context, deadlines=Deadlines(tcp_ms=limit, tls_ms=limit)
         )
+        found["info"] = context.info(link.tls)
     except (AzureIoTError, MemoryError) as error:
         asked["low"] = None  # room to say what happened
         gc.collect()
@@ -118,7 +119,6 @@ async def once(context):
         if asked.get("fail_alloc"):
             tlsopt.fail_alloc(0)
     found["verdict"] = "OK"
-    found["info"] = context.info(link.tls)
     found["via"] = context.via
     found["not_before"] = context.not_before
     found["mfl"] = context.plan.mfl

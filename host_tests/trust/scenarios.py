@@ -774,6 +774,12 @@ def roots_on_demand(env):
         file.write(text.replace(payload, changed))
     refused("MALFORMED", roots.get, digest)
     same(len(roots.get(bytes.fromhex(env.digests["second"]))) > 100, True)
+    # A file that ends early, or is gone, is storage that failed.
+    with open(path, "w") as file:
+        file.write(text[: envelope.payload[0] + 40])
+    refused("STORAGE", roots.get, digest)
+    os.remove(path)
+    refused("STORAGE", roots.get, digest)
 
 
 def tls_library_refuses_a_root(env):

@@ -153,10 +153,13 @@ class TLSContext:
     def finished(self, sock: "tls.SSLSocket") -> None:
         """Note what a finished handshake showed: for the next plan, and for resumption."""
         self.established = True
-        with Transient():
-            from .handshake import finished
+        try:
+            with Transient():
+                from .handshake import finished
 
-            finished(self, sock)
+                finished(self, sock)
+        except MemoryError as error:
+            raise self.explain(error)
 
     def explain(self, exc: Exception) -> AzureIoTError:
         """Return our exception for what a read, write or wrap raised.
@@ -176,10 +179,13 @@ class TLSContext:
 
     def info(self, sock: "tls.SSLSocket") -> dict:
         """Return what the connection settled on, for the reported twin; after the handshake."""
-        with Transient():
-            from .handshake import info
+        try:
+            with Transient():
+                from .handshake import info
 
-            return info(self, sock)
+                return info(self, sock)
+        except MemoryError as error:
+            raise self.explain(error)
 
 
 def _inside(der: memoryview, at: int) -> tuple:
