@@ -63,6 +63,9 @@ def name_of(error):
     return found or (getattr(error, "reason", "") or type(error).__name__).upper()
 
 
+FULL = (MemoryError, IndexError)  # made while there is room for it
+
+
 def filler(left):
     """Fill the heap but for one block of `left` bytes."""
     gc.collect()
@@ -74,7 +77,7 @@ def filler(left):
             while True:
                 held[n] = bytearray(size)
                 n += 1
-        except (MemoryError, IndexError):
+        except FULL:
             continue
     del reserve
     gc.collect()
