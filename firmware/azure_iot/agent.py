@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from .client import IoTHubDeviceClient
 
 _FEED_MS = const(1000)
-_MOST_SHORT = const(8)  # attempts in a row; with the usual backoff some three minutes
+_MOST_SHORT = const(8)  # attempts since the last connection; usually some three minutes
 # Collecting after every 8 KiB keeps what lives long together at the start of the heap. Without it
 # the allocator walks through all of it first, and no block is left for TLS's input buffer.
 _GC_THRESHOLD = const(8192)

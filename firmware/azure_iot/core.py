@@ -157,7 +157,7 @@ class HubConnection:
 
     @property
     def short_of_memory(self) -> int:
-        """How many attempts in a row, up to now, failed for lack of memory."""
+        """How many attempts since the last connection failed for lack of memory."""
         return self._link.short
 
     @property

@@ -100,7 +100,7 @@ class HubLink:
         self._kept = ""  # the token in use, never shown
         self._issued_ticks = 0
         self.held = 0  # while not 0 no connection is opened
-        self.short = 0  # attempts in a row that failed for lack of memory
+        self.short = 0  # attempts since CONNACK 0 that failed for lack of memory
         self._random32 = random32
         self.hold()
 
@@ -251,8 +251,6 @@ class HubLink:
         short = isinstance(getattr(error, "cause", None), MemoryError)
         if short or getattr(error, "reason", "") == "memory":
             self.short += 1
-        else:
-            self.short = 0
         if isinstance(error, CredentialError):
             self._kept = ""
         if self.guard is not None:

@@ -4,6 +4,7 @@ PROGRAM = """
 import gc, tlsopt
 from azure_iot.agent import Agent
 from azure_iot.backoff import Backoff
+from azure_iot.deadlines import Deadlines
 from azure_iot.unix.platform import Platform
 
 async def app(client):
@@ -21,7 +22,8 @@ async def app(client):
     await asyncio.sleep(30)
     out("still here")
 
-options = {"port": F["port"], "mqtt": {"backoff": Backoff(20, 50, lambda n: n // 2)}}
+# Where the shortage strikes is chance: a handshake that it leaves waiting ends at its deadline.
+options = {"port": F["port"], "deadlines": Deadlines(tls_ms=1000), "mqtt": {"backoff": Backoff(20, 50, lambda n: n // 2)}}
 agent = Agent(Platform({"connection_string": F["cs"], "roots": ["root.der"], "client": options}))
 asyncio.run(agent.run(app))
 """
