@@ -42,10 +42,13 @@ def test_killed_at_any_moment_the_next_run_repairs_it(downloaded: Checkout, coun
     for turn in range(count(3, 24)):
         process = downloaded.start("--only", steps)
         assert process.stdout is not None
-        word = MOMENTS[turn % len(MOMENTS)]
-        if any(word in line for line in process.stdout):  # ends early when the step was whole
-            time.sleep(chance.uniform(0.0, 1.5 if word != "extracting" else 0.2))
-            killed += process.poll() is None
+        # Once at the beginning of each kind of step, then at any moment of what is left to do.
+        words, most = (
+            (MOMENTS[turn : turn + 1], 1.0) if turn < len(MOMENTS) else (MOMENTS, 2 * turn)
+        )
+        if any(word in line for line in process.stdout for word in words):
+            time.sleep(chance.uniform(0.0, most if "extracting" not in words[:1] else 0.2))
+            killed += process.poll() is None  # a step may have ended early
         process.kill()
         process.communicate()
     assert killed >= count(2, 10), "too few runs lasted long enough: the test tried nothing"
