@@ -16,6 +16,7 @@ from micropython import const
 from . import hub, log
 from .clock import default
 from .errors import AzureIoTError
+from .forever import forever
 from .guard import Guard
 from .link import HubLink
 from .mqtt.client import MQTTClient
@@ -170,7 +171,7 @@ class HubConnection:
         if self._tasks:
             return
         await self._mqtt.start()
-        self._tasks.append(asyncio.create_task(self._renew()))
+        self._tasks.append(asyncio.create_task(forever(self._renew)))
         self._start_trust()
 
     async def connect(self, timeout_s: "int | None" = None) -> None:
@@ -234,7 +235,10 @@ class HubConnection:
 
     def _event(self, name: str, fact: object) -> None:
         if self.on_event is not None:
-            self.on_event(name, fact)
+            try:
+                self.on_event(name, fact)
+            except Exception as error:
+                log.error("on_event failed at '%s': %r", name, error)
 
     def _end_settling(self) -> None:
         task = self._settling
@@ -252,9 +256,9 @@ class HubConnection:
                 if self.trust is not None:
                     await self._report()
                 break
-            except AzureIoTError as error:
+            except Exception as error:
                 log.warning("connection not settled yet: %s", error)
-                await asyncio.sleep_ms(_SETTLE_RETRY_MS)
+            await asyncio.sleep_ms(_SETTLE_RETRY_MS)
         self._event("settled", None)
         if self.keeper.due():
             await self.keeper.keep(self.identity.gateway, self._link.context())

@@ -17,6 +17,7 @@ DEBUG = const(4)
 _NAMES = ("", "error", "warning", "info", "debug")
 _level = 0
 _sink = None
+lost = 0  # lines that the sink did not take: a log must not stop what it tells of
 
 
 def set_level(level: int) -> None:
@@ -38,8 +39,12 @@ def enabled(level: int) -> bool:
 
 def write(level: int, text: str, *args: object) -> None:
     """Pass on "level: text", with `args` put in by `%` only when somebody listens."""
+    global lost
     if _sink is not None and level <= _level:
-        _sink("%s: %s" % (_NAMES[level], text % args if args else text))
+        try:
+            _sink("%s: %s" % (_NAMES[level], text % args if args else text))
+        except Exception:
+            lost += 1
 
 
 def error(text: str, *args: object) -> None:

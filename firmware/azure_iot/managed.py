@@ -15,6 +15,7 @@ from micropython import const
 from . import hub, log
 from .core import HubConnection, randbelow
 from .errors import AzureIoTError, TrustError
+from .forever import forever
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class ManagedConnection(HubConnection):
 
     def _start_trust(self) -> None:
         if self._updater is not None:
-            self._tasks.append(asyncio.create_task(self._updater.run()))
+            self._tasks.append(asyncio.create_task(forever(self._updater.run)))
 
     async def _after_settled(self) -> None:
         """Report a proven time; reconnect when a bundle on trial is due."""
@@ -72,7 +73,7 @@ class ManagedConnection(HubConnection):
             self._updater = Updater(self.trust, randbelow, profile=self._link.profile)
             self._updater.on_result = self._report_soon
             self._updater.client = self
-            self._tasks.append(asyncio.create_task(self._updater.run()))
+            self._tasks.append(asyncio.create_task(forever(self._updater.run)))
         self._updater.on_desired(change)
 
     async def install_package(self, source: object, channel: str) -> int:

@@ -18,6 +18,7 @@ from micropython import const
 
 from . import hub, log
 from .errors import AzureIoTError
+from .forever import forever
 from .inbox import Inbox
 from .transient import forget
 
@@ -63,7 +64,7 @@ class Upkeep:
             self.client.want(hub.METHODS_FILTER)
         if "c2d" in self.channels:
             self.client.want_c2d()
-        self._tasks = [asyncio.create_task(self._look()), asyncio.create_task(self._work())]
+        self._tasks = [asyncio.create_task(forever(work)) for work in (self._look, self._work)]
 
     def stop(self) -> None:
         """End the tasks."""

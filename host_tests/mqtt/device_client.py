@@ -329,6 +329,20 @@ async def case_stop():
     await client.stop()
 
 
+async def case_stray():
+    client = make()
+    await client.start()
+    await client.connected_once(10)
+    # What wait_for does to its waiter when there is no memory for its result.
+    client._task.cancel()
+    while client.last_error is None:
+        await asyncio.sleep_ms(5)
+    print("ERROR", client.last_error)
+    await client.delivered(await client.publish("a/b", b"after"))
+    await client.stop()
+    print("DONE")
+
+
 async def one_run(client):
     await client.start()
     await client.connected_once(10)

@@ -125,6 +125,13 @@ def test_stop_wakes_everybody_and_keeps_what_was_accepted(tmp_path):
     assert lines == ["WAITER the client is stopped", "DONE"]
 
 
+def test_a_cancellation_that_nobody_asked_for_ends_the_link_only(tmp_path):
+    with Server() as server:
+        lines = run("stray", server, tmp_path)
+        assert server.recorded == [b"after"]
+    assert lines == ["ERROR connection lost: no memory to wait", "DONE"]
+
+
 def test_a_second_run_at_the_repl_works(tmp_path):
     with Server() as server:
         lines = run("repl", server, tmp_path)

@@ -202,6 +202,8 @@ class MQTTClient(Connection):
                     n = self._put(view)
                     if n != s.due:
                         await self._finish(view, n)
+        except MemoryError as error:
+            self._drop(error)  # the next link starts it again
         finally:
             self._pumping = False
             self._notify()

@@ -214,30 +214,38 @@ class Connection:
                 hello = login = None
                 await self._read(link)
             except asyncio.CancelledError:
-                if self._error is None:
+                if self._task is None:
                     raise
-                error = self._error
-            except (AzureIoTError, OSError, ValueError, MemoryError) as raised:
+                # Without _error nobody cancelled: asyncio's wait_for had no memory for its result.
+                error = self._error or MemoryError("no memory to wait")
+            except Exception as raised:
                 error = self._error or raised
-                if not isinstance(error, AzureIoTError):
-                    error = (
-                        ConnectionFailedError("no connection: %s" % error, "", error)
-                        if link is None
-                        else link.explain(error)
-                    )
             finally:
                 if watch is not None:
                     watch.cancel()
-            await self._down(error)
-            if self._at_once:  # after or during reconnect()
-                self._at_once = False
-                continue
-            end = clock.ticks_add(clock.ticks_ms(), self._backoff.next())
-            while self._backoff.attempts:
-                left = clock.ticks_diff(end, clock.ticks_ms())
-                if left <= 0:
-                    break
-                await asyncio.sleep_ms(min(left, 250))
+            if not isinstance(error, AzureIoTError):
+                error = (
+                    ConnectionFailedError("no connection: %r" % error, "", error)
+                    if link is None
+                    else link.explain(error)
+                )
+            try:
+                await self._down(error)
+            except Exception as failure:  # a hook's, or no memory: this task goes on all the same
+                self.last_error = failure
+                log.error("mqtt: %r after: %s", failure, error)
+            if not self._at_once:
+                await self._pause()
+            self._at_once = False
+
+    async def _pause(self) -> None:
+        """Wait as the backoff says, or until reconnect()."""
+        end = clock.ticks_add(clock.ticks_ms(), self._backoff.next())
+        while self._backoff.attempts:
+            left = clock.ticks_diff(end, clock.ticks_ms())
+            if left <= 0:
+                break
+            await asyncio.sleep_ms(min(left, 250))
 
     async def _down(self, error: Exception) -> None:
         """Tidy up after a link or an attempt that has ended with `error`."""
@@ -247,6 +255,8 @@ class Connection:
         if s.sent != s.tail:
             self._count("hit")
         s.lost()
+        if link is not None:
+            await link.close()
         self._answers.clear()
         self._acks = []
         sink, self._sink = self._sink, None
@@ -269,8 +279,6 @@ class Connection:
         self.last_error = error
         log.info("mqtt: %s", error)
         self._notify()
-        if link is not None:
-            await link.close()
         if hook is not None:
             result = hook(error)
             if result is not None:
@@ -303,7 +311,7 @@ class Connection:
             try:
                 if s.elapse(max(0, clock.ticks_diff(now, then)), self._write is None):
                     self._post(b"\xc0\0")
-            except AzureIoTError as error:
+            except Exception as error:  # without this task nobody would notice a dead peer
                 self._drop(error)
                 return
             then = now
@@ -451,6 +459,6 @@ class Connection:
                 result = self.on_connected(present)
                 if result is not None:
                     await result
-        except AzureIoTError as error:
+        except Exception as error:
             if self._link is link:
                 self._drop(error)

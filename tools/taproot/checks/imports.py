@@ -59,6 +59,7 @@ _P = " ".join(PURE)
 TABLE = (
     _row("errors log", "", ""),
     _row("transient", "sys", ""),
+    _row("forever", "asyncio", "log"),
     _row("inbox", "asyncio", _P),
     _row("websocket", "asyncio", _P + " transport"),
     _row("trust.update trust.probe trust.report", "gc", _P + " trust.*"),
@@ -79,7 +80,7 @@ TABLE = (
         "twin methods c2d report large desired updater upload x509 guard timekeeper upkeep arrivals core managed "
         "client module provisioning",
         "asyncio os gc time",
-        _P + " clock transport tls.* trust.* https websocket link mqtt.* twin methods c2d report "
+        _P + " clock forever transport tls.* trust.* https websocket link mqtt.* twin methods c2d report "
         "updater upload x509 guard timekeeper upkeep arrivals core managed client module "
         "provisioning",
     ),

@@ -1,0 +1,95 @@
+"""What an application, a file system or a full heap raises ends no task that must go on."""
+
+import time
+
+from support.surface import outputs
+
+CALLBACKS = """
+from azure_iot import IoTHubDeviceClient
+seen = []
+def on_event(name, fact):
+    seen.append(name)
+    raise KeyError(name)
+def sink(text):
+    print("LOG", text)
+    if "on_event failed" in text:
+        raise OSError(28)
+async def main():
+    log.set_sink(sink)
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    client.on_event = on_event
+    async with client:
+        while "settled" not in seen:
+            await asyncio.sleep_ms(20)
+        out("settled")
+        while "disconnected" not in seen or not client.connected.is_set():
+            await asyncio.sleep_ms(20)
+        await client.send_message("after")
+        out("events", sorted(set(seen)), log.lost > 2)
+asyncio.run(main())
+"""
+
+
+def test_an_application_that_raises_in_its_callbacks_stays_connected(device, emu):
+    with device.start(CALLBACKS, "raises") as process:
+        process.wait_for("settled", 20)
+        emu.drop("raises")
+        assert process.wait(20) == 0, process.text
+        kind, events, lost = outputs(process.output)[-1]
+    assert kind == "events" and lost
+    assert {"connected", "settled", "disconnected"} <= set(events)
+    assert [message.body for message in emu.messages("raises")] == [b"after"]
+
+
+PROVIDER = """
+from azure_iot import IoTHubDeviceClient, SasProvider
+from azure_iot.backoff import Backoff
+from azure_iot.identity import SymmetricKey
+async def main():
+    calls = []
+    real = SymmetricKey(F["key"])
+    async def provide(resource, expiry):
+        calls.append(expiry)
+        if len(calls) < 3:
+            raise KeyError("no such token")
+        return await real.token(resource, expiry)
+    client = IoTHubDeviceClient.from_credential(SasProvider(provide), "localhost", F["device_id"],
+        roots=roots, port=F["port"], mqtt={"backoff": Backoff(20, 50, lambda n: n // 2)})
+    async with client:
+        out("connected after", len(calls))
+asyncio.run(main())
+"""
+
+
+def test_a_sas_provider_that_raises_is_asked_again(device, emu):
+    key = emu.add_device("asked").primary_key
+    assert device.run(PROVIDER, "asked", cs="", key=key) == [["connected after", 3]]
+
+
+FOREVER = """
+from azure_iot.forever import forever
+async def main():
+    runs = []
+    async def work():
+        runs.append(1)
+        if len(runs) == 1:
+            raise OSError(28)
+        if len(runs) == 2:
+            raise MemoryError
+        await asyncio.sleep(60)
+    task = asyncio.create_task(forever(work))
+    while len(runs) < 3:
+        await asyncio.sleep_ms(20)
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        out("ended", len(runs))
+asyncio.run(main())
+"""
+
+
+def test_work_that_must_not_end_starts_anew_and_can_be_cancelled(device):
+    began = time.monotonic()
+    assert device.run(FOREVER, "forever") == [["ended", 3]]
+    assert time.monotonic() - began >= 10, "a task that fails at once must not spin"
