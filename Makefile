@@ -8,7 +8,7 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/.build/bin:$(PATH)
 
 SET_UP = $(PYTHON) -m tools.setup
-PYTEST = .venv/bin/pytest -n 2 --dist worksteal host_tests
+PYTEST = .venv/bin/pytest -n 4 --dist worksteal host_tests
 
 .PHONY: help setup demo test test-long check bench emulator clean
 
@@ -38,7 +38,7 @@ test:
 test-long:
 	@$(SET_UP) --quiet --extra
 	@.venv/bin/python -m taproot.checks
-	@$(subst -n 2,-n 3,$(PYTEST)) --long --summary host_tests/reports/long-run.md
+	@$(subst -n 4,-n 3,$(PYTEST)) --long --summary host_tests/reports/long-run.md
 
 check:
 	@$(SET_UP) --quiet

@@ -336,7 +336,7 @@ class Relay(_Listener):
     def _up(
         self, conn: socket.socket, server: socket.socket, wire: Wire, over: threading.Event
     ) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: closed meanwhile
             while not over.is_set():
                 if not select.select([conn], [], [], 0.05)[0]:
                     continue
