@@ -14,7 +14,8 @@ _NAMES = (
     ("provisioning", "ProvisioningDeviceClient"),
     ("agent", "Agent"),
     ("hub", "Message"),
-    ("identity", "SymmetricKey StaticToken SasProvider SignerKey"),
+    ("credentials", "SymmetricKey"),
+    ("external", "StaticToken SasProvider SignerKey"),
     ("x509", "X509Certificate"),
     ("trust.manager", "TrustManager"),
     (

@@ -53,7 +53,7 @@ async def make_client(config: dict, options: dict, kv: object) -> IoTHubDeviceCl
         )
     if "dps" not in config:
         raise CredentialError("the configuration has neither connection_string nor dps")
-    from .provisioning import provisioned_client
+    from .assignment import provisioned_client
 
     return await provisioned_client(config["dps"], certificate, kv, options)
 

@@ -16,8 +16,9 @@ from micropython import const
 
 from . import hub
 from .errors import CredentialError, ServiceError
-from .identity import Identity, SymmetricKey, parse
+from .identity import Identity
 from .managed import ManagedConnection
+from .transient import forget
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
@@ -47,7 +48,10 @@ class IoTHubDeviceClient(ManagedConnection):
 
         Raises CredentialError in words for anything that is not a device's connection string.
         """
+        from .connection_string import parse
+
         identity, credential = parse(text)
+        forget("azure_iot.connection_string")
         if credential is None:
             if certificate is None:
                 raise CredentialError("x509=true needs certificate=X509Certificate(…)")
@@ -59,6 +63,8 @@ class IoTHubDeviceClient(ManagedConnection):
         cls, symmetric_key: str, hostname: str, device_id: str, **options: object
     ) -> "IoTHubDeviceClient":
         """Make a client from a base64 device key."""
+        from .credentials import SymmetricKey
+
         return cls(_identity(hostname, device_id, options), SymmetricKey(symmetric_key), **options)
 
     @classmethod

@@ -15,7 +15,7 @@ from micropython import const
 from . import hub, log
 from .core import HubConnection, randbelow
 from .errors import AzureIoTError, TrustError
-from .forever import forever
+from .transient import Transient, forget
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
@@ -24,11 +24,15 @@ if TYPE_CHECKING:
     from .twin import DesiredChange
 
 
+_UPDATING = ["azure_iot." + name for name in ("updater", "https", "trust.files", "trust.sources")]
+
+
 class ManagedConnection(HubConnection):
     """A connection whose trusted roots can be replaced while it lives."""
 
     def _begin_trust(self, update_agent: bool) -> None:
         self._updater = None
+        self._wishes = ({}, "", None)  # what an updater leaves to the next one
         self._follows = self.trust is not None and update_agent
         if self.trust is not None:
             self.trust.on_change = self._on_trust_change
@@ -37,7 +41,7 @@ class ManagedConnection(HubConnection):
 
     def _start_trust(self) -> None:
         if self._updater is not None:
-            self._tasks.append(asyncio.create_task(forever(self._updater.run)))
+            self._tasks.append(asyncio.create_task(self._update()))
 
     async def _after_settled(self) -> None:
         """Report a proven time; reconnect when a bundle on trial is due."""
@@ -57,24 +61,39 @@ class ManagedConnection(HubConnection):
             if kind in (hub.TWIN_RESULT, hub.DESIRED):
                 from .desired import DesiredFilter
 
+                def deliver(body: bytearray) -> "object | None":
+                    forget("azure_iot.desired")
+                    return self._on_message(topic, body, qos, pid)
+
                 self.trust.store.make_folder()
-                return DesiredFilter(
-                    self.trust.store.path, lambda body: self._on_message(topic, body, qos, pid)
-                )
+                return DesiredFilter(self.trust.store.path, deliver)
         return super()._on_large(topic, size, qos, pid)
 
     def _on_desired(self, change: "DesiredChange") -> None:
-        """Give the member `trust` to the updater, which is loaded when the first one comes."""
+        """Give the member `trust` to the updater, which is loaded for it."""
         if self._updater is None:
             if "trust" not in change.patch:
                 return
             from .updater import Updater
 
-            self._updater = Updater(self.trust, randbelow, profile=self._link.profile)
+            self._updater = Updater(
+                self.trust, randbelow, self._wishes, profile=self._link.profile
+            )
             self._updater.on_result = self._report_soon
             self._updater.client = self
-            self._tasks.append(asyncio.create_task(forever(self._updater.run)))
+            self._tasks = [task for task in self._tasks if not task.done()]
+            self._tasks.append(asyncio.create_task(self._update()))
         self._updater.on_desired(change)
+
+    async def _update(self) -> None:
+        """Let the updater do its work, then let go of it and of all that it needed."""
+        try:
+            await self._updater.run()
+        except Exception as error:  # flash, memory: the next connection brings the wish again
+            log.error("trust package: %r", error)
+        self._wishes = self._updater.wishes
+        self._updater = None
+        forget(*_UPDATING)
 
     async def install_package(self, source: object, channel: str) -> int:
         """Install a trust package; where memory is short, with the hub's connection closed.
@@ -127,9 +146,10 @@ class ManagedConnection(HubConnection):
 
     async def _report(self) -> None:
         """Send the sections trust, tls and clock if they changed (contracts.md section 1)."""
-        from .report import sections
+        with Transient():
+            from .report import sections
 
-        body = sections(self.trust, self._link.facts, self.clock)
+            body = sections(self.trust, self._link.facts, self.clock)
         digest = sha256(json.dumps(body).encode()).digest()
         if digest != self._reported:
             await self._use_twin().patch(body)

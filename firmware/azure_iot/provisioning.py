@@ -1,8 +1,8 @@
-"""Registration with DPS: which hub is mine, and the assignment kept for the next start.
+"""Registration with DPS: which hub is mine.
 
-Responsible for: the connection to DPS, polling with its retry rules, the cached assignment, a
-client for the assigned hub that asks again when the ladder says so. Not for: the wire format
-(dps.py), when to register anew (ladder.py). Names follow azure-iot-device.
+Responsible for: the connection to DPS, polling with its retry rules. Not for: the wire format
+(dps.py), the assignment kept for the next start (assignment.py), when to register anew
+(ladder.py). Names follow azure-iot-device.
 
     dps = ProvisioningDeviceClient.from_symmetric_key(
         "global.azure-devices-provisioning.net", "reg1", "0ne00A1B2C3", key, trust=trust)
@@ -10,39 +10,28 @@ client for the assigned hub that asks again when the ladder says so. Not for: th
 """
 
 import asyncio
-import json
 
 from micropython import const
 
 from . import dps, log
-from .client import IoTHubDeviceClient
 from .clock import default
-from .core import randbelow, random32
+from .core import random32
 from .dps import Assignment, Registration
 from .errors import (
     AzureIoTError,
-    ConnectionDroppedError,
     ConnectionFailedError,
     CredentialError,
-    ProtocolError,
     ServiceError,
 )
-from .hub import cloud
-from .identity import SymmetricKey, check_host
+from .identity import check_host
 from .mqtt.client import MQTTClient
 from .tls.context import TLSContext
 from .transport import open_tls
-
-TYPE_CHECKING = const(False)
-if TYPE_CHECKING:
-    pass
 
 _ANSWER_MS = const(30000)
 _CONNECT_S = const(60)
 _MOST_ANSWERS = const(60)
 _TOKEN_LIFE_S = const(3600)
-_NOT_SPOKEN = const(501)  # dps.py: the hub speaks what this firmware does not
-_KEY = "assignment"
 
 
 class ProvisioningDeviceClient:
@@ -94,6 +83,8 @@ class ProvisioningDeviceClient:
         **options: object,
     ) -> "ProvisioningDeviceClient":
         """Register with a device's own key; a group's key stays with the operator."""
+        from .credentials import SymmetricKey
+
         return cls(
             provisioning_host, registration_id, id_scope, SymmetricKey(symmetric_key), **options
         )
@@ -217,79 +208,3 @@ class ProvisioningDeviceClient:
 
     def __repr__(self) -> str:
         return "<ProvisioningDeviceClient %s in %s>" % (self.registration_id, self.id_scope)
-
-
-def load_assignment(kv: object, id_scope: str, registration_id: str) -> "Assignment | None":
-    """Give the assignment kept for this registration; None when there is none."""
-    raw = kv.get(_KEY)
-    if raw is None:
-        return None
-    try:
-        kept = json.loads(raw)
-        if kept["scope"] != id_scope or kept["registration"] != registration_id:
-            return None
-        return Assignment(check_host(kept["hub"]), kept["device"])
-    except (ValueError, KeyError, TypeError, CredentialError):
-        log.warning("the kept assignment cannot be read: asking DPS")
-        return None
-
-
-def save_assignment(kv: object, id_scope: str, registration_id: str, found: Assignment) -> None:
-    """Keep an assignment for the next start; no secret is part of it."""
-    kept = {
-        "scope": id_scope,
-        "registration": registration_id,
-        "hub": found.hub,
-        "device": found.device_id,
-    }
-    kv.set(_KEY, json.dumps(kept).encode())
-
-
-async def provisioned_client(
-    config: dict, certificate: "object | None", kv: object, options: dict
-) -> IoTHubDeviceClient:
-    """Make a client for the assigned hub: the kept assignment first, DPS when there is none.
-
-    `config`: id_scope, registration_id, key (or a certificate), host, port, payload. The client
-    registers anew by itself when the ladder says so.
-    """
-    scope, registration = config["id_scope"], config["registration_id"]
-    credential = certificate if certificate is not None else SymmetricKey(config["key"])
-    shared = {}
-    for name in ("trust", "roots", "clock", "profile", "deadlines", "websocket"):
-        if name in options:
-            shared[name] = options[name]
-    registrar = ProvisioningDeviceClient(
-        config.get("host") or cloud("")[1],
-        registration,
-        scope,
-        credential,
-        port=config.get("port", 8883),
-        **shared,
-    )
-    registrar.provisioning_payload = config.get("payload")
-
-    async def register() -> Assignment:
-        found = await registrar.register()
-        save_assignment(kv, scope, registration, found)
-        return found
-
-    found = load_assignment(kv, scope, registration)
-    while found is None:
-        try:
-            found = await register()
-        except (
-            ConnectionFailedError,
-            ConnectionDroppedError,
-            ServiceError,
-            ProtocolError,
-        ) as error:
-            if getattr(error, "status", 0) == _NOT_SPOKEN:
-                raise
-            wait_ms = 5000 + randbelow(25000)
-            log.warning("no assignment yet, again in %d ms: %s", wait_ms, error)
-            await asyncio.sleep_ms(wait_ms)
-    client = IoTHubDeviceClient.from_credential(
-        credential, found.hub, found.device_id, reprovision=register, **options
-    )
-    return client

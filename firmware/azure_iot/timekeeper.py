@@ -3,7 +3,7 @@
 Responsible for: authenticated time from a verified HTTPS answer (T10), repair of a clock that a
 handshake or a refused token puts in doubt (T5). Not for: the hardware clock (clock.py), NTP
 itself (the platform), floors on flash (trust/).
-Source: trust-store.md section 9; RFC 9110 section 5.6.7 (Date).
+Source: trust-store.md section 9.
 
     keeper = TimeKeeper(clock, sync=platform.sync_time, trust=trust)
     await keeper.confirm("h.azure-devices.net", context)     # True: the time is now proven
@@ -16,7 +16,7 @@ from micropython import const
 from . import log
 from .deadlines import Deadlines
 from .errors import AzureIoTError, ClockError
-from .trust.der import unix_seconds
+from .transient import Transient, forget
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ _DAY = const(86400)
 _HOUR = const(3600)
 _SLACK_S = const(300)
 _TICKS_SERVE_S = const(400000)
-_MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"
 
 
 class TimeKeeper:
@@ -76,8 +75,14 @@ class TimeKeeper:
         self._next = self.clock.unix_time() + _HOUR
         fetcher = Fetcher(Deadlines(tcp_ms=8000))
         url = "https://%s:%d/" % (host, self.port)
-        answer = await fetcher.request("HEAD", url, context=context)
-        date = parse_date(answer.headers.get("date", ""))
+        try:
+            answer = await fetcher.request("HEAD", url, context=context)
+        finally:
+            forget("azure_iot.https")
+        with Transient():
+            from .dates import http_date
+
+            date = http_date(answer.headers.get("date", ""))
         if date is not None:
             self.prove(date)
         return date is not None
@@ -122,19 +127,3 @@ class TimeKeeper:
             self._trust.repair_time(offered)
         elif offered is not None:
             self.clock.offer(offered, 0)
-
-
-def parse_date(text: str) -> "int | None":
-    """Read `Sun, 06 Nov 1994 08:49:37 GMT` as Unix time; None for another form."""
-    parts = text.split(" ")
-    if len(parts) != 6 or parts[5] != "GMT":
-        return None
-    month = _MONTHS.find(parts[2])
-    time = parts[4].split(":")
-    for number in [parts[1], parts[3]] + time:
-        if not number.isdigit():
-            return None
-    if month < 0 or month % 3 or len(parts[2]) != 3 or len(time) != 3:
-        return None
-    seconds = int(time[0]) * 3600 + int(time[1]) * 60 + int(time[2])
-    return unix_seconds(int(parts[3]), month // 3 + 1, int(parts[1]), seconds)

@@ -36,5 +36,8 @@ def forget(*names: str) -> None:
     for name in names:
         if sys.modules.pop(name, None) is not None:
             parent, _, last = name.rpartition(".")
-            if hasattr(sys.modules[parent], last):  # not if memory ran out in the import
-                delattr(sys.modules[parent], last)
+            parent = sys.modules.get(parent)
+            if hasattr(
+                parent, last
+            ):  # not if memory ran out in the import, or the parent went first
+                delattr(parent, last)

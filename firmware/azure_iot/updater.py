@@ -33,18 +33,22 @@ _DIGEST = const(64)
 
 
 class Updater:
-    """Follows the desired property `trust`; `on_result()` is called after each attempt."""
+    """Follows the desired property `trust` until nothing is left to do.
 
-    def __init__(self, trust: "TrustManager", random: "object", *, profile: object = None) -> None:
+    `on_result()` is called after each attempt. `wishes` is what the next one goes on with: the
+    desired object, the digest of the package that was installed or refused for good, the last probe.
+    """
+
+    def __init__(
+        self, trust: "TrustManager", random: "object", wishes: tuple, *, profile: object = None
+    ) -> None:
         self.trust = trust
         self.fetcher = Fetcher()
         self.on_result = None
         self.client = None  # gives its memory away where an install or a download needs it
-        self._probed = None
+        self._wanted, self._settled, self._probed = wishes
         self._profile = profile
-        self._wanted = {}
-        self._event = asyncio.Event()
-        self._settled = ""  # digest of the package that was installed or refused for good
+        self._due = False
         self._backoff = Backoff(5000, 900_000, random)
 
     def on_desired(self, change: "DesiredChange") -> None:
@@ -61,13 +65,17 @@ class Updater:
                 else:
                     self._wanted[name] = value
             self._backoff.reset()
-            self._event.set()
+            self._due = True
+
+    @property
+    def wishes(self) -> tuple:
+        """What the next Updater is made with."""
+        return self._wanted, self._settled, self._probed
 
     async def run(self) -> None:
-        """Handle wishes one after the other, for ever."""
-        while True:
-            await self._event.wait()
-            self._event.clear()
+        """Handle wishes one after the other until none is left."""
+        while self._due:
+            self._due = False
             probe = self._wanted.get("probe")
             upkeep = self.client.upkeep if self.client is not None else None
             if isinstance(probe, dict) and probe != self._probed and upkeep is not None:
@@ -126,7 +134,7 @@ class Updater:
         if self.on_result is not None:
             self.on_result()
         await asyncio.sleep_ms(self._backoff.next())
-        self._event.set()
+        self._due = True
 
     async def _obtain(self, wish: dict) -> "FileSource":
         """Bring the package to flash and compare it with the announced digest and size."""

@@ -4,7 +4,7 @@ import binascii
 import json
 import sys
 
-from azure_iot import bag, dps, hub, identity, sas
+from azure_iot import bag, credentials, dps, hub, identity, sas
 from azure_iot.errors import AzureIoTError
 
 FOLDER = sys.argv[1]
@@ -31,7 +31,7 @@ for case in cases("hmac")[0]:
     check("hmac", binascii.hexlify(found).decode(), case["mac"])
 
 for case in cases("sas")[0]:
-    key = identity.SymmetricKey(case["key"])
+    key = credentials.SymmetricKey(case["key"])
     found = sas.token(case["resource"], case["expiry"], key.sign, case["policy"])
     check(case["name"], found, case["token"])
     check(case["name"], sas.token_expiry(found), case["expiry"])

@@ -56,8 +56,8 @@ def test_x509_with_intermediate(tmp_path, x509_emu, hub_root, ca, key, form):
 
 SAS = """
 from azure_iot import IoTHubDeviceClient, SasProvider, StaticToken, SignerKey
-from azure_iot import sas, identity
-key = identity.SymmetricKey(F["key"])
+from azure_iot import sas, credentials
+key = credentials.SymmetricKey(F["key"])
 class Chip:
     async def sign(self, message):
         await asyncio.sleep(0)
@@ -122,7 +122,7 @@ def test_tokens_are_renewed_in_time_and_nothing_is_lost(device, emu, count):
 
 REFUSED = """
 from azure_iot import CredentialError
-from azure_iot.identity import parse
+from azure_iot.connection_string import parse
 for text in F["texts"]:
     try:
         parse(text)

@@ -162,8 +162,8 @@ def test_sas_provider(example, emu):
     emu.add_device("ex-sas", primary_key=KEY)
     example.extra = [
         "async def token_service(resource, expiry):",
-        "    from azure_iot import sas, identity",
-        f"    return sas.token(resource, expiry, identity.SymmetricKey({KEY!r}).sign)",
+        "    from azure_iot import sas, credentials",
+        f"    return sas.token(resource, expiry, credentials.SymmetricKey({KEY!r}).sign)",
     ]
     example.secrets(DEVICE_ID="ex-sas")
     example.run("sas_provider.py")

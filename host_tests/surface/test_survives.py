@@ -44,7 +44,7 @@ def test_an_application_that_raises_in_its_callbacks_stays_connected(device, emu
 PROVIDER = """
 from azure_iot import IoTHubDeviceClient, SasProvider
 from azure_iot.backoff import Backoff
-from azure_iot.identity import SymmetricKey
+from azure_iot.credentials import SymmetricKey
 async def main():
     calls = []
     real = SymmetricKey(F["key"])

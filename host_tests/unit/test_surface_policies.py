@@ -94,9 +94,9 @@ def test_renewal_lies_between_70_and_85_percent_and_uses_the_whole_range():
 
 
 def test_no_credential_shows_its_secret():
-    from azure_iot import identity
+    from azure_iot import credentials, external
 
     key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
-    token = sas.token("h%2Fdevices%2Fd", 1900000000, identity.SymmetricKey(key).sign)
-    for shown in (identity.SymmetricKey(key), identity.StaticToken(token)):
+    token = sas.token("h%2Fdevices%2Fd", 1900000000, credentials.SymmetricKey(key).sign)
+    for shown in (credentials.SymmetricKey(key), external.StaticToken(token)):
         assert key[:10] not in repr(shown) and "sig=" not in repr(shown)

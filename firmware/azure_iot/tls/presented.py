@@ -8,6 +8,7 @@ from hashlib import sha256
 
 from micropython import const
 
+from ..dates import unix_seconds
 from ..trust import der
 from ..trust.roots import name_digest
 
@@ -57,7 +58,7 @@ def dates(chain: list, which: int) -> list:
         year = int(text[:-11])
         if year < 100:
             year += 2000 if year < 50 else 1900
-        found.append(der.unix_seconds(year, month, day, (hour * 60 + minute) * 60 + second))
+        found.append(unix_seconds(year, month, day, (hour * 60 + minute) * 60 + second))
     return found
 
 

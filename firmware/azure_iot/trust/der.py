@@ -7,6 +7,8 @@ signatures and chains; mbedTLS judges those at every handshake. Specification: R
 
 from micropython import const
 
+from azure_iot.dates import unix_seconds
+
 from .errors import RefusedError
 from .roots import element
 
@@ -160,13 +162,3 @@ def _time(item: Walk) -> int:
         int(text[6:8]),
         int(text[8:10]) * 3600 + int(text[10:12]) * 60 + int(text[12:14]),
     )
-
-
-def unix_seconds(year: int, month: int, day: int, seconds: int) -> int:
-    """Return Unix seconds of a date of the Gregorian calendar, whatever epoch the port counts."""
-    # Years begin in March, so that the leap day is the last of its year.
-    if month <= 2:
-        year -= 1
-        month += 12
-    days = 365 * year + year // 4 - year // 100 + year // 400 + (153 * month - 457) // 5 + day
-    return (days - 719469) * 86400 + seconds

@@ -23,7 +23,8 @@ FORBIDDEN = frozenset(
 
 # The pure modules. `trust.*` knows stores and clocks only as objects passed in.
 PURE = (
-    "errors", "log", "transient", "backoff", "bag", "deadlines", "large", "desired", "identity", "sas", "hub", "dps",
+    "errors", "log", "transient", "backoff", "bag", "dates", "deadlines", "large", "desired", "identity", "credentials",
+    "external", "connection_string", "keymaterial", "sas", "hub", "dps",
     "mqtt.packet", "mqtt.session", "mqtt.sending", "mqtt.receiving", "mqtt",
     "tls.profile", "tls.planner", "tls.sessions", "tls.presented", "tls",
     "trust", "trust.errors", "trust.jws", "trust.rsa", "trust.der", "trust.bundle", "trust.scan",
@@ -33,7 +34,8 @@ PURE = (
 
 # These three know nothing of Azure, so that each could be a package of its own.
 AZURE = (
-    "identity", "hub", "dps", "client", "provisioning", "agent", "bringup", "twin", "methods", "c2d", "large", "desired",
+    "identity", "credentials", "external", "connection_string", "keymaterial", "hub", "dps", "client", "provisioning",
+    "assignment", "agent", "bringup", "twin", "methods", "c2d", "large", "desired",
     "updater", "link", "report", "upload", "x509", "core", "managed", "module", "guard", "ladder",
     "timekeeper", "upkeep", "arrivals", "pnp",
 )  # fmt: skip
@@ -78,17 +80,17 @@ TABLE = (
          + " clock esp32.*"),
     _row(
         "twin methods c2d report large desired updater upload x509 guard timekeeper upkeep arrivals core managed "
-        "client module provisioning",
+        "client module provisioning assignment",
         "asyncio os gc time",
         _P + " clock forever transport tls.* trust.* https websocket link mqtt.* twin methods c2d report "
         "updater upload x509 guard timekeeper upkeep arrivals core managed client module "
-        "provisioning",
+        "provisioning assignment",
     ),
     _row(
         "agent bringup",
         "asyncio os gc time",
         _P + " clock transport tls.* trust.* https link mqtt.* twin methods c2d report updater "
-        "core upkeep client module provisioning x509 agent bringup",
+        "core upkeep client module provisioning assignment x509 agent bringup",
     ),
 )  # fmt: skip
 # `import azure_iot` gives the public names, loaded when they are asked for.

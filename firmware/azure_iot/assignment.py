@@ -1,0 +1,115 @@
+"""A device whose hub DPS assigns: the assignment kept for the next start, a client that asks again.
+
+Responsible for: asking DPS only when nothing is kept or the ladder says so, with the modules for
+it loaded meanwhile. Not for: the registration (provisioning.py), when to register anew (ladder.py).
+"""
+
+import asyncio
+import json
+
+from micropython import const
+
+from . import log
+from .client import IoTHubDeviceClient
+from .core import randbelow
+from .errors import (
+    ConnectionDroppedError,
+    ConnectionFailedError,
+    CredentialError,
+    ProtocolError,
+    ServiceError,
+)
+from .identity import check_host
+from .transient import forget
+
+TYPE_CHECKING = const(False)
+if TYPE_CHECKING:
+    from .dps import Assignment
+
+_NOT_SPOKEN = const(501)  # dps.py: the hub speaks what this firmware does not
+_KEY = "assignment"
+_SHARED = ("trust", "roots", "clock", "profile", "deadlines", "websocket")
+
+
+async def provisioned_client(
+    config: dict, certificate: "object | None", kv: object, options: dict
+) -> IoTHubDeviceClient:
+    """Make a client for the assigned hub: the kept assignment first, DPS when there is none.
+
+    `config`: id_scope, registration_id, key (or a certificate), host, port, payload. The client
+    registers anew by itself when the ladder says so.
+    """
+    credential = certificate
+    if credential is None:
+        from .credentials import SymmetricKey
+
+        credential = SymmetricKey(config["key"])
+    shared = {name: options[name] for name in _SHARED if name in options}
+
+    async def register() -> "Assignment":
+        return await _register(config, credential, kv, shared)
+
+    place = load_assignment(kv, config["id_scope"], config["registration_id"])
+    while place is None:
+        try:
+            found = await register()
+            place = found.hub, found.device_id
+        except (
+            ConnectionFailedError,
+            ConnectionDroppedError,
+            ServiceError,
+            ProtocolError,
+        ) as error:
+            if getattr(error, "status", 0) == _NOT_SPOKEN:
+                raise
+            wait_ms = 5000 + randbelow(25000)
+            log.warning("no assignment yet, again in %d ms: %s", wait_ms, error)
+            await asyncio.sleep_ms(wait_ms)
+    return IoTHubDeviceClient.from_credential(credential, *place, reprovision=register, **options)
+
+
+async def _register(config: dict, credential: object, kv: object, shared: dict) -> "Assignment":
+    from .hub import cloud
+    from .provisioning import ProvisioningDeviceClient
+
+    dps = ProvisioningDeviceClient(
+        config.get("host") or cloud("")[1],
+        config["registration_id"],
+        config["id_scope"],
+        credential,
+        port=config.get("port", 8883),
+        **shared,
+    )
+    dps.provisioning_payload = config.get("payload")
+    try:
+        found = await dps.register()
+    finally:
+        forget("azure_iot.provisioning", "azure_iot.dps")
+    save_assignment(kv, config["id_scope"], config["registration_id"], found)
+    return found
+
+
+def load_assignment(kv: object, id_scope: str, registration_id: str) -> "tuple | None":
+    """Give (hub, device id) kept for this registration; None when there is none."""
+    raw = kv.get(_KEY)
+    if raw is None:
+        return None
+    try:
+        kept = json.loads(raw)
+        if kept["scope"] != id_scope or kept["registration"] != registration_id:
+            return None
+        return check_host(kept["hub"]), kept["device"]
+    except (ValueError, KeyError, TypeError, CredentialError):
+        log.warning("the kept assignment cannot be read: asking DPS")
+        return None
+
+
+def save_assignment(kv: object, id_scope: str, registration_id: str, found: "Assignment") -> None:
+    """Keep an assignment for the next start; no secret is part of it."""
+    kept = {
+        "scope": id_scope,
+        "registration": registration_id,
+        "hub": found.hub,
+        "device": found.device_id,
+    }
+    kv.set(_KEY, json.dumps(kept).encode())
