@@ -92,6 +92,7 @@ class HubLink:
         self.sas_life_s = sas_life_s
         self.guard = guard
         self._reserve = None
+        self._context = None  # of the last connection, for the next one to the same place
         self.attempt = None
         self.facts = {}
         self.issued = 0
@@ -159,7 +160,9 @@ class HubLink:
         """
         build = self.profile.build
         if self.held:
-            self._reserve = None  # what the connection was closed for needs this room
+            self._reserve = self._context = (
+                None  # what the connection was closed for needs this room
+            )
         elif self._reserve is None and build.module and hasattr(tlsopt, "mem"):
             # Two pieces, no larger than the buffers that a connection just gave back.
             try:
@@ -175,14 +178,21 @@ class HubLink:
         attempt = self.attempt
         # A resumed handshake verifies nothing, so it could not confirm a trial.
         fresh = attempt is None or not attempt.is_trial
-        context = TLSContext(
-            self.roots if attempt is None else attempt.roots,
-            profile=self.profile,
-            credential=self.credential if login and not self.uses_token else None,
-            sessions=self.sessions if login and fresh else None,
-            bundle=getattr(attempt, "version", None) or 0,
-            credential_id=self.identity.client_id,
-        )
+        bundle = getattr(attempt, "version", None) or 0
+        context = self._context if login and fresh else None
+        self._context = None
+        if context is not None and context.bundle == bundle:
+            if attempt is not None:
+                context.roots = attempt.roots
+        else:
+            context = TLSContext(
+                self.roots if attempt is None else attempt.roots,
+                profile=self.profile,
+                credential=self.credential if login and not self.uses_token else None,
+                sessions=self.sessions if login and fresh else None,
+                bundle=bundle,
+                credential_id=self.identity.client_id,
+            )
         context.clock_trusted = self.clock.synchronised
         return context
 
@@ -211,6 +221,8 @@ class HubLink:
             raise
 
     def _remember(self, context: TLSContext, transport: object) -> None:
+        if context.sessions is not None:
+            self._context = context
         facts = self.facts = context.info(transport.tls)
         facts["via"] = context.via
         resumed = bool(facts.get("resumed"))

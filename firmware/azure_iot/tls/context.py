@@ -12,6 +12,10 @@ loaded for the moment. Not for: sockets and deadlines (transport.py), the choice
         raise context.explain(error)     # context.retry: the other roots deserve one more attempt
     context.finished(tls)
 
+A context that has connected serves the next connection to the same place too: then nothing is
+planned or loaded, and a resumed handshake costs little more than its records. Not with a client
+certificate, whose key is let go of after the handshake, and not on stock firmware.
+
 Roots reach mbedTLS by name, when a chain asks for its signer (`tlsopt.roots`): none is held while
 connected. Stock firmware has to load roots: the one that anchored the host last time, then, after
 a verdict of UNTRUSTED, those with the name that the presented chain asks for.
@@ -71,6 +75,7 @@ class TLSContext:
     callback_error = None
     established = False
     context = None  # the tls.SSLContext
+    _made_for = None  # host, port and profile.changes that it was planned with
     bound = b""  # what a session of this connection belongs to
     named = None  # issuer whose roots the next attempt loads (stock firmware)
     loaded = ()
@@ -101,16 +106,24 @@ class TLSContext:
 
         Raises the package's errors when the connection cannot work or the context not be made.
         """
+        again = self.established and self._made_for == (host, self.port, self.profile.changes)
         self.host = host
         self.presented = []
-        self.via = self.not_before = self.callback_error = self.context = None
+        self.via = self.not_before = self.callback_error = None
         self.retry = self.established = False
         self._fails = tlsopt.failed_allocs() if tlsopt is not None else 0
         try:
-            with Transient():
-                from .handshake import prepare
+            if again and self.profile.memory is None:
+                if self.sessions is not None:
+                    tlsopt.offer(self.context, self.sessions.get(self.bound))
+            else:
+                self.context = self._made_for = None
+                with Transient():
+                    from .handshake import prepare
 
-                prepare(self)
+                    prepare(self)
+                if tlsopt is not None and self.credential is None:
+                    self._made_for = host, self.port, self.profile.changes
             return self.context.wrap_socket(
                 sock, server_hostname=host, do_handshake_on_connect=False
             )

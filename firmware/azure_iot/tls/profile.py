@@ -121,6 +121,7 @@ class TLSProfile:
         self.mfl = mfl
         self.memory = memory
         self.largest_record = largest_record
+        self.changes = 0  # of what plans depend on
         self._hosts = {}
 
     def host(self, name: str) -> Host:
@@ -142,11 +143,14 @@ class TLSProfile:
     ) -> None:
         """Remember what a handshake (or the file of `taproot probe`) showed of a host."""
         host = self.host(name)
+        known = host.acknowledged and True, host.certificate, host.record
         if acknowledged is not None:
             host.acknowledged = acknowledged
         host.certificate = certificate or host.certificate
         host.record = max(record, host.record)
         host.via = via or host.via
+        if known != (host.acknowledged and True, host.certificate, host.record):
+            self.changes += 1
 
     def plan(self, name: str, client_certificate: int = 0, roots: int = 0) -> Plan:
         """Return the plan for a connection to host `name`.
