@@ -237,8 +237,8 @@ def _instructions(bench: Bench, chains: dict[str, Chain]) -> None:
         share = counted["unix32-board", "A"] / resumed
         bench.add(
             f"tls.resumed.times{suffix}", round(share, 1), "x less", build="unix32-board", goal=70,
-            cmp=">=", why="the server chose a SHA-384 suite, whose key block costs two thirds of what is "
-            "left: 64-bit arithmetic on a 32-bit build",
+            cmp=">=", why="the server chose a SHA-384 suite, whose key block costs two thirds of "
+            "what is left: 64-bit arithmetic on a 32-bit build",
         )  # fmt: skip
         if not suffix:
             bench.add("tls.resumed.down", min(server.down), "B", build="unix32-board", goal=500)
