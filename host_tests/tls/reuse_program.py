@@ -22,9 +22,13 @@ class Emptied:
         return []
 
 
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
 async def main():
-    with open("root.der", "rb") as file:
-        root = file.read()
+    root = read("root.der")
     trusted = {sha256(root).digest()}
     sessions = Sessions(clock.Clock(), still_trusted=lambda digest: digest in trusted)
     context = TLSContext([root], default_profile(), None, sessions)
