@@ -1,11 +1,12 @@
 """The pure policies of the hub client: re-provisioning ladder, renewal, dates, addresses."""
 
+import asyncio
 import random
 
 import pytest
 from azure_iot import sas
 from azure_iot.errors import ConnectionFailedError, CredentialError, ServiceError, TrustError
-from azure_iot.guard import classify
+from azure_iot.guard import Guard, classify
 from azure_iot.ladder import (
     NETWORK,
     REFUSED,
@@ -100,3 +101,54 @@ def test_no_credential_shows_its_secret():
     token = sas.token("h%2Fdevices%2Fd", 1900000000, credentials.SymmetricKey(key).sign)
     for shown in (credentials.SymmetricKey(key), external.StaticToken(token)):
         assert key[:10] not in repr(shown) and "sig=" not in repr(shown)
+
+
+class Connection:
+    """What a guard sees of the link, the clock and the time keeper; notes what it asks for."""
+
+    trust = None
+    proven = False
+
+    def __init__(self, uses_token: bool) -> None:
+        self.uses_token = uses_token
+        self.identity = type("Identity", (), {"gateway": "hub"})
+        self.asked: list[str] = []
+
+    def context(self):
+        return None
+
+    async def repair(self, host, context):
+        self.asked.append("time")
+
+    async def reprovision(self):
+        self.asked.append("DPS")
+
+    def retarget(self, assignment):
+        self.asked.append("hub")
+
+    def ticks_ms(self):
+        return 0
+
+    def ticks_diff(self, a, b):
+        return a - b
+
+    def ticks_add(self, a, b):
+        return a + b
+
+
+@pytest.mark.requirement("T10")
+@pytest.mark.parametrize(
+    "uses_token, asked", [(True, ["time", "time", "DPS", "hub"]), (False, ["DPS", "hub"])]
+)
+def test_the_time_is_repaired_before_dps_is_asked_with_a_token(uses_token, asked):
+    """DPS takes the same kind of token: with a wrong clock it would refuse the device, too."""
+    seen = Connection(uses_token)
+    guard = Guard(seen, seen, random.Random(3).randrange, reprovision=seen.reprovision)
+
+    async def refused():
+        guard.failed(CredentialError("CONNACK 5"), uses_token)
+        await guard.before(seen)
+
+    for _ in range(2):
+        asyncio.run(refused())
+    assert seen.asked == asked
