@@ -51,16 +51,20 @@ def _writable(sock: "object") -> "object":
     yield asyncio.core._io_queue.queue_write(sock)  # type: ignore[attr-defined]
 
 
-class _Readable:
-    """What `await transport.readable()` runs: one object per transport, nothing per wait."""
+class Waitable:
+    """Can be awaited any number of times, by any task, and allocates nothing for it.
 
-    def __init__(self, sock: "object") -> None:
-        self._sock = sock
+    `begin(what)` puts the running task where something will wake it.
+    """
+
+    def __init__(self, begin: "object", what: "object") -> None:
+        self._begin = begin
+        self._what = what
         self._end = StopIteration()
         self._queued = False
 
-    def __iter__(self) -> "_Readable":
-        self._queued = False  # anew, also after a wait that was cancelled
+    def __iter__(self) -> "Waitable":
+        self._queued = False  # the next __next__ is this wait's first: no other task runs between
         return self
 
     def __next__(self) -> None:
@@ -68,7 +72,7 @@ class _Readable:
             self._end.__traceback__ = None  # type: ignore[assignment]  # or it grows each time
             raise self._end
         self._queued = True
-        asyncio.core._io_queue.queue_read(self._sock)  # type: ignore[attr-defined]
+        self._begin(self._what)
 
 
 async def _forever(waiter: "object", sock: "object") -> None:
@@ -97,7 +101,7 @@ class Transport:
         self.read_some = stream.readinto
         self.write_some = stream.write
         self._stream = stream
-        self._ready = _Readable(raw)
+        self._ready = Waitable(asyncio.core._io_queue.queue_read, raw)  # type: ignore[attr-defined]
         self._context = context
         self._open = False  # handshake done
 

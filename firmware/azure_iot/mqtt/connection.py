@@ -23,6 +23,7 @@ from azure_iot.errors import (
 from azure_iot.mqtt import packet
 from azure_iot.mqtt.receiving import BEGIN, CHUNK, CONNACK, MESSAGE
 from azure_iot.mqtt.session import Session
+from azure_iot.transport import Waitable
 
 _READS = const(32)  # packets read in a row before other tasks get a turn
 _ACKS = const(64)  # PUBACKs kept while a writer waits
@@ -94,7 +95,8 @@ class Connection:
         self._backoff = backoff or Backoff(
             500, 120000, _random, window_ms=first_window(fleet_size_hint)
         )
-        self._changed = asyncio.Event()
+        self._tasks = asyncio.core.TaskQueue()  # type: ignore[attr-defined]
+        self._changed = Waitable(self._queue_up, None)
         self._waiting = False
         self._task = self._link = self._error = self._sink = None
         self._write: object | None = None
@@ -121,7 +123,7 @@ class Connection:
         """Connect in the background and stay connected until stop()."""
         if self._task is not None:  # left over from an asyncio.run that has ended
             await self.stop()
-        self._changed = asyncio.Event()
+        self._tasks = asyncio.core.TaskQueue()  # type: ignore[attr-defined]
         self._task = asyncio.create_task(self._run())
 
     async def connected_once(self, timeout: float = 60) -> None:
@@ -180,13 +182,20 @@ class Connection:
         if self._handling and asyncio.current_task() is self._task:
             raise RuntimeError("a message handler must not wait for the link")
         self._waiting = True
-        self._changed.clear()
-        return self._changed.wait()
+        return self._changed
+
+    def _queue_up(self, _: None) -> None:
+        """Put the running task among those that `_notify` wakes."""
+        task = asyncio.core.cur_task  # type: ignore[attr-defined]
+        self._tasks.push(task)
+        task.data = self._tasks  # where a cancel removes it from
 
     def _notify(self) -> None:
         if self._waiting:
             self._waiting = False
-            self._changed.set()
+            tasks = self._tasks
+            while tasks.peek():
+                asyncio.core._task_queue.push(tasks.pop())  # type: ignore[attr-defined]
 
     def _drop(self, error: Exception) -> None:
         """End the link from outside its task; the first reason stays."""
