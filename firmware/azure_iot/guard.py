@@ -10,6 +10,7 @@ from . import log
 from .errors import (
     AzureIoTError,
     ClockError,
+    ConnectionDroppedError,
     ConnectionFailedError,
     CredentialError,
     ServiceError,
@@ -100,6 +101,8 @@ class Guard:
                 link.retarget(await self.reprovision())
             except AzureIoTError as error:
                 log.warning("no new assignment: %s", error)
+                if isinstance(error, (ConnectionFailedError, ConnectionDroppedError)):
+                    self._action = REPROVISION  # it never got there: due again
 
 
 def is_about_time(error: Exception) -> bool:

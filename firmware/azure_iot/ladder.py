@@ -13,6 +13,7 @@ Source: azure-docs "Device management at scale with DPS", trust-store.md T10.
 | unavailable (CONNACK 3, 5xx) | same hub; the tenth in a row: register anew |
 | no connection for 15 to 30 min | register anew |
 | throttled | same hub |
+| DPS out of reach | asked again before the next attempt |
 | the server's chain | never: the trust store has a ladder of its own |
 """
 

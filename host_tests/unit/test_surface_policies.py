@@ -108,6 +108,7 @@ class Connection:
 
     trust = None
     proven = False
+    unreachable = 0
 
     def __init__(self, uses_token: bool) -> None:
         self.uses_token = uses_token
@@ -122,6 +123,9 @@ class Connection:
 
     async def reprovision(self):
         self.asked.append("DPS")
+        if self.unreachable:
+            self.unreachable -= 1
+            raise ConnectionFailedError("no route", "tcp")
 
     def retarget(self, assignment):
         self.asked.append("hub")
@@ -152,3 +156,18 @@ def test_the_time_is_repaired_before_dps_is_asked_with_a_token(uses_token, asked
     for _ in range(2):
         asyncio.run(refused())
     assert seen.asked == asked
+
+
+def test_dps_out_of_reach_is_asked_again_before_the_next_attempt():
+    """A registration that never came about is not one of those that are minutes apart."""
+    seen = Connection(False)
+    seen.unreachable = 2
+    guard = Guard(seen, seen, random.Random(3).randrange, reprovision=seen.reprovision)
+    for error in (CredentialError("CONNACK 5"), *[ConnectionFailedError("reset", "closed")] * 3):
+        guard.failed(error, False)
+        asyncio.run(guard.before(seen))
+    assert seen.asked == ["DPS", "DPS", "DPS", "hub"]
+    assert guard.ladder.reprovisions == 1
+    guard.failed(CredentialError("CONNACK 5"), False)
+    asyncio.run(guard.before(seen))
+    assert len(seen.asked) == 4, "a registration that did happen is"
