@@ -230,7 +230,8 @@ class HubConnection:
         self._event("disconnected", error)
 
     def _on_connect_failed(self, error: Exception) -> None:
-        self._link.refused(error)
+        if self._link.refused(error):
+            self._mqtt.retry_soon()
         self._event("connect_failed", error)
 
     def _event(self, name: str, fact: object) -> None:

@@ -70,19 +70,20 @@ class Guard:
         self._action = 0
         self.ladder.connected()
 
-    def failed(self, error: Exception, uses_token: bool) -> None:
-        """Note a failed attempt."""
+    def failed(self, error: Exception, uses_token: bool) -> bool:
+        """Note a failed attempt; True when something else than waiting may help the next one."""
         kind = classify(error)
         if kind is None:
-            return
+            return False
         if kind == TRUST and not self._trust and is_about_time(error):
             # With a trust manager its ladder asks for the repair (T5).
             self._action = REPAIR
-            return
+            return True
         proven = not uses_token or self.keeper.proven
         action = self.ladder.failed(kind, self._now_s(), clock_proven=proven)
         if action:
             self._action = action
+        return bool(action)
 
     async def before(self, link: object) -> None:
         """Carry out what the last failure asks for; network errors here are logged, not raised."""

@@ -257,16 +257,15 @@ class HubLink:
         if self.attempt is not None:
             self.trust.failed(self.attempt, error)
 
-    def refused(self, error: Exception) -> None:
-        """Note the outcome of a whole attempt, TLS and CONNECT, for what comes before the next."""
+    def refused(self, error: Exception) -> bool:
+        """Note the outcome of a whole attempt, TLS and CONNECT; True: do not wait long for the next."""
         self.failed(error)
         short = isinstance(getattr(error, "cause", None), MemoryError)
         if short or getattr(error, "reason", "") == "memory":
             self.short += 1
         if isinstance(error, CredentialError):
             self._kept = ""
-        if self.guard is not None:
-            self.guard.failed(error, self.uses_token)
+        return self.guard is not None and self.guard.failed(error, self.uses_token)
 
     # Credentials
 

@@ -17,13 +17,14 @@ from taproot.emulator import EmulatorConfig, running
 
 KEY = base64.b64encode(b"k" * 32).decode()
 SCOPE = "0ne00000001"
-# A device that was refused just after it asked DPS asks again 375 s later at most (ladder.py), and
-# the longest delay between two attempts is 120 s (mqtt/connection.py).
-LONGEST_WAY_BACK_S = 500
+# A device that was refused just after it asked DPS asks again 375 s later at most (ladder.py).
+LONGEST_WAY_BACK_S = 400
 HUBS = ("127.0.0.1", "127.0.0.2")  # two hubs on one port: an assignment names a host only
 PROGRAM = """
 import gc, time
 from azure_iot import QueueFullError
+from azure_iot.backoff import Backoff
+from azure_iot.core import randbelow
 from azure_iot.clock import Clock
 from azure_iot.assignment import provisioned_client
 from azure_iot.unix.platform import FileKV
@@ -35,7 +36,8 @@ async def main():
     where = {"id_scope": F["scope"], "registration_id": F["device_id"], "key": F["key"],
              "host": "127.0.0.1", "port": F["port"]}
     client = await provisioned_client(where, None, FileKV("."), dict(roots=roots, port=F["port"],
-        sas_life_s=10, clock=clock, sync_time=sync, https_port=F["https"]))
+        sas_life_s=10, clock=clock, sync_time=sync, https_port=F["https"],
+        mqtt={"backoff": Backoff(200, 3000, randbelow)}))
     await client.start()
     number = 0
     full = 0

@@ -150,12 +150,13 @@ def test_the_time_is_repaired_before_dps_is_asked_with_a_token(uses_token, asked
     guard = Guard(seen, seen, random.Random(3).randrange, reprovision=seen.reprovision)
 
     async def refused():
-        guard.failed(CredentialError("CONNACK 5"), uses_token)
+        soon = guard.failed(CredentialError("CONNACK 5"), uses_token)
         await guard.before(seen)
+        return soon
 
-    for _ in range(2):
-        asyncio.run(refused())
+    soon = [asyncio.run(refused()) for _ in range(3)]
     assert seen.asked == asked
+    assert soon == ([True, True, False] if uses_token else [True, False, False])
 
 
 def test_dps_out_of_reach_is_asked_again_before_the_next_attempt():

@@ -173,6 +173,10 @@ class Connection:
         self._drop(error or ConnectionDroppedError("reconnect asked for"))
         self._notify()
 
+    def retry_soon(self) -> None:
+        """Let the next attempt come as early as after a first failure."""
+        self._backoff.reset()
+
     def _alive(self) -> None:
         if self._task is None:
             raise ConnectionDroppedError("the client is stopped")
