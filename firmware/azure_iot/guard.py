@@ -21,6 +21,7 @@ from .ladder import (
     REFUSED,
     REPAIR,
     REPROVISION,
+    RETRY,
     THROTTLED,
     TRUST,
     UNAVAILABLE,
@@ -83,7 +84,7 @@ class Guard:
         action = self.ladder.failed(kind, self._now_s(), clock_proven=proven)
         if action:
             self._action = action
-        return bool(action)
+        return kind == REFUSED and action != RETRY  # a hub that is busy is not asked sooner
 
     async def before(self, link: object) -> None:
         """Carry out what the last failure asks for; network errors here are logged, not raised."""
