@@ -170,6 +170,29 @@ def test_sas_provider(example, emu):
     assert len(emu.messages("ex-sas")) == 1
 
 
+def test_secure_element(example, emu):
+    emu.add_device("ex-chip", primary_key=KEY)
+    example.extra = [
+        "async def chip_hmac_sha256(message):",
+        "    from azure_iot import credentials",
+        f"    return credentials.SymmetricKey({KEY!r}).sign(message)",
+    ]
+    example.secrets(DEVICE_ID="ex-chip")
+    example.run("secure_element.py")
+    assert emu.messages("ex-chip")[0].json() == {"proof": "secure element"}
+
+
+def test_will(example, emu):
+    with_device(example, "ex-will")
+    with example.start("will.py") as process:
+        process.wait_for("cut my power", 20)
+        process.kill()
+        emu.wait_for(
+            lambda e: e["type"] == "disconnect" and e.get("identity") == "ex-will", limit=10
+        )
+    assert [message.body for message in emu.messages("ex-will")] == [b"here", b"gone"]
+
+
 def test_module(example, emu):
     emu.add_device("ex-dev")
     record = emu.add_device("ex-dev/mod")
