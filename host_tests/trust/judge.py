@@ -17,23 +17,7 @@ from azure_iot.trust.factory import Factory
 from azure_iot.trust.files import FileSource
 from azure_iot.trust.manager import TrustManager
 from azure_iot.trust.store import Store
-
-
-class Clock:
-    """A clock that stands still."""
-
-    def __init__(self, now, synchronised):
-        self.now = now
-        self.synchronised = synchronised
-
-    def unix_time(self):
-        return self.now
-
-    def ticks_ms(self):
-        return 0
-
-    def ticks_diff(self, later, earlier):
-        return later - earlier
+from still import Clock
 
 
 def loader():

@@ -12,19 +12,7 @@ from azure_iot.trust.errors import RefusedError
 from azure_iot.trust.factory import Factory
 from azure_iot.trust.manager import TrustManager
 from azure_iot.trust.store import Store
-
-
-class Clock:
-    synchronised = True
-
-    def unix_time(self):
-        return 1786000000
-
-    def ticks_ms(self):
-        return 0
-
-    def ticks_diff(self, later, earlier):
-        return later - earlier
+from still import Clock
 
 
 def package():

@@ -69,19 +69,7 @@ from azure_iot.trust.factory import Factory  # noqa: E402
 from azure_iot.trust.files import FileSource  # noqa: E402
 from azure_iot.trust.manager import TrustManager  # noqa: E402
 from azure_iot.trust.store import Store  # noqa: E402
-
-
-class Clock:
-    synchronised = True
-
-    def unix_time(self):
-        return 1786000000
-
-    def ticks_ms(self):
-        return 0
-
-    def ticks_diff(self, later, earlier):
-        return later - earlier
+from still import Clock  # noqa: E402
 
 
 def same(found, expected):

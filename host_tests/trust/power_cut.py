@@ -28,22 +28,9 @@ from azure_iot.trust.files import FileSource
 from azure_iot.trust.manager import TrustManager
 from azure_iot.trust.store import Store
 from flash import MODES, Recorder, torn
+from still import Clock
 
 NEIGHBOURS = {"a.txt": b"a" * 300, "b.txt": b"b" * 40, "main.py": b"c" * 900, "boot.py": b"d" * 10}
-
-
-class Clock:
-    synchronised = True
-
-    def unix_time(self):
-        return 1786000000
-
-    def ticks_ms(self):
-        return 0
-
-    def ticks_diff(self, later, earlier):
-        return later - earlier
-
 
 factories = {}
 
@@ -99,22 +86,24 @@ def stage_confirm(board):
     board.confirm()
 
 
-def stage_revert_stage_confirm(board):
-    board.install("v3_third")
+def refuse(board):
+    """Let the server refuse every try of a trial."""
     for _ in range(3):
         attempt = board.trust.attempt()
         if attempt.is_trial:
             board.trust.failed(attempt, TrustError("no", "UNTRUSTED"))
+
+
+def stage_revert_stage_confirm(board):
+    board.install("v3_third")
+    refuse(board)
     board.install("v4")
     board.confirm()
 
 
 def stage_distrust(board):
     board.install("d3")
-    for _ in range(3):
-        attempt = board.trust.attempt()
-        if attempt.is_trial:
-            board.trust.failed(attempt, TrustError("no", "UNTRUSTED"))
+    refuse(board)
     board.install("d4_lifts")
     board.confirm()
 

@@ -14,6 +14,7 @@ import struct
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -171,6 +172,18 @@ def publish(topic: str, payload: bytes, qos: int = 0, pid: int = 0) -> bytes:
     return bytes([0x30 | qos << 1]) + varint(len(body) + len(payload)) + body + payload
 
 
+def read_packet(exactly: Callable[[int], bytes]) -> tuple[int, bytes]:
+    """Read one MQTT packet, first byte and body, with what reads `n` bytes."""
+    head = exactly(1)[0]
+    size = shift = 0
+    while True:
+        byte = exactly(1)[0]
+        size |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            return head, exactly(size)
+
+
 def varint(n: int) -> bytes:
     """A remaining length."""
     out = b""
@@ -222,20 +235,10 @@ class _Session:
             out += data
         return out
 
-    def _packet(self) -> tuple[int, bytes]:
-        head = self._exactly(1)[0]
-        size = shift = 0
-        while True:
-            byte = self._exactly(1)[0]
-            size |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return head, self._exactly(size)
-
     def run(self) -> None:
         """Serve one connection."""
         while not self.server._stop.is_set():
-            head, body = self._packet()
+            head, body = read_packet(self._exactly)
             kind = head >> 4
             if kind == 1:
                 self._connect(body)

@@ -13,7 +13,7 @@ import threading
 import time
 from types import TracebackType
 
-from taproot.bench.hostile import publish, varint
+from taproot.bench.hostile import publish, read_packet, varint
 
 
 class Link:
@@ -43,14 +43,7 @@ class Link:
 
     def packet(self) -> tuple[int, bytes]:
         """Read one packet."""
-        head = self.exactly(1)[0]
-        size = shift = 0
-        while True:
-            byte = self.exactly(1)[0]
-            size |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return head, self.exactly(size)
+        return read_packet(self.exactly)
 
     def subscribe(self, topic: str) -> None:
         """SUBSCRIBE with QoS 1, without waiting for the answer."""
