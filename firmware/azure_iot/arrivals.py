@@ -108,6 +108,20 @@ def _take_part(owner: "Upkeep", properties: dict, payload: "bytes | memoryview")
         _refused(owner, error, None)
 
 
+def leftover(owner: "Upkeep") -> None:
+    """Queue a package whose parts had all come, and were acknowledged, when the power was cut."""
+    from .trust.parts import Parts
+
+    parts = Parts(owner.trust.store.path("parts"))
+    if not parts.whole:
+        return
+    try:
+        owner.queue(("install", parts.source(), "c2d", None))
+        owner.parts = parts
+    except TrustError as error:
+        _refused(owner, error, None)
+
+
 async def install(owner: "Upkeep", source: object, channel: str, rid: "str | None") -> None:
     """Install a whole package and answer."""
     client = owner.client

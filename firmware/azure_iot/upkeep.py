@@ -106,14 +106,19 @@ class Upkeep:
             log.warning("trust: a request was dropped, too many wait")
 
     async def _work(self) -> None:
+        from . import arrivals
+
+        if "c2d" in self.channels:
+            arrivals.leftover(self)
         while True:
+            if not len(self._jobs):
+                arrivals = None
+                forget(*_SELDOM)
             job = await self._jobs.get()
             from . import arrivals
 
             await (arrivals.install if job[0] == "install" else arrivals.probe)(self, *job[1:])
-            job = arrivals = None
-            if not len(self._jobs):
-                forget(*_SELDOM)
+            job = None
 
     async def _look(self) -> None:
         """Look for the inbox file, and whether recovery is due, for ever."""

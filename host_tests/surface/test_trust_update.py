@@ -1,6 +1,7 @@
 """A device that follows its operator through a root migration, and one that does not."""
 
 import contextlib
+import hashlib
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -119,6 +120,48 @@ def test_a_device_installs_a_bundle_and_survives_the_switch(tmp_path, world, cha
         process.kill()
     numbers = [int(message.body) for message in emu.messages(name)]
     assert sorted(set(numbers)) == list(range(max(numbers) + 1)), "a message was lost"
+
+
+LEFTOVER = """
+from azure_iot.agent import Agent
+from azure_iot.trust.parts import Parts
+from azure_iot.unix.platform import Platform
+async def app(client):
+    for _ in range(200):
+        trust = client.trust.report()
+        if trust["version"] == 2 and trust["state"] == "good":
+            break
+        await asyncio.sleep_ms(50)
+    out(trust["version"], trust["state"], Parts("trust/parts").count)
+with open("package.json", "rb") as file:
+    package = file.read()
+parts = Parts("trust/parts")
+parts.begin(F["sha256"], 2)
+for number, part in enumerate((package[:2000], package[2000:])):
+    parts.add(number, part)
+agent = Agent(Platform({
+    "connection_string": F["cs"], "factory_folder": "factory", "trust_folder": "trust",
+    "channels": ["c2d"], "client": {"port": F["port"]}}))
+asyncio.run(agent.run(app))
+"""
+
+
+def test_a_package_in_parts_is_installed_after_a_power_cut_behind_its_last_part(
+    tmp_path, world, hub_root
+):
+    """Every part was acknowledged, so the hub does not send them again."""
+    from support.surface import Device
+
+    emu, fleet, old_root, old, _, _ = world
+    emu.switch_chain(old)
+    roots = [("old", old_root.der, ("hub", "dps"))]
+    lay_out(tmp_path, fleet, fleet.bundle_jws(version=1, roots=roots))
+    package = fleet.package(fleet.bundle_jws(version=2, roots=roots))
+    (tmp_path / "package.json").write_bytes(package)
+    (tmp_path / "trust").mkdir()
+    digest = hashlib.sha256(package).hexdigest()
+    out = Device(tmp_path, emu, hub_root).run(LEFTOVER, "leftover", sha256=digest)
+    assert out == [[2, "good", 0]]
 
 
 @pytest.mark.requirement("R-38")
