@@ -1944,8 +1944,10 @@ def recovery_pause_holds(env):
         env.fail(untrusted())
     env.clock.wait(900)
     same(recovery.due_ms(), 4100000)
-    env.store.note_recovery(2, NOW + 900 * DAY)
+    env.store.note_recovery(2, NOW + 900 + DAY)
     same(recovery.due_ms(), 86400000)
+    env.store.note_recovery(2, NOW + 901 + DAY)
+    same(recovery.due_ms(), 0)
 
 
 class Server:

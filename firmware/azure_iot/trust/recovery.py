@@ -74,9 +74,9 @@ class Recovery:
         now = trust.clock.unix_time()
         if now < trust.time_floor():
             return None
-        # The clock may have been set back since: never wait longer than the longest pause.
-        left = min(trust.store.state.recovery_at - now, _LAST_S)
-        return max(0, left) * 1000
+        left = trust.store.state.recovery_at - now
+        # Longer than the longest pause: the clock has been set back since, perhaps by years.
+        return 0 if left > _LAST_S else max(0, left) * 1000
 
     def _ripens_ms(self) -> int | None:
         """Return how long G1 still asks to wait, 0 when it is met."""
