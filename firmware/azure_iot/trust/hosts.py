@@ -11,7 +11,8 @@ def is_private(host: str) -> bool:
     if len(parts) != 4:
         return False
     for part in parts:
-        if not part.isdigit() or len(part) > 3 or int(part) > 255:
+        # 010 is 8 to inet_aton.
+        if not part.isdigit() or str(int(part)) != part or int(part) > 255:
             return False
     first, second = int(parts[0]), int(parts[1])
     if first == 172:
