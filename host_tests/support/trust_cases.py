@@ -1042,6 +1042,9 @@ class Catalogue:
 
         e["k2_v2"] = under(2, 2, new, keyset2)
         e["k2_v3"] = under(3, 2, new, keyset2)
+        e["k2_v3_distrust"] = under(
+            3, 2, new, keyset2, distrust=[sha(third)], roots=[tm.root_entry(first)]
+        )
         e["k2_v10"] = under(10, 2, new, keyset2, min_version=4)
         e["k2_v10_distrust"] = under(
             10, 2, new, keyset2, distrust=[sha(second)], roots=[tm.root_entry(first)]

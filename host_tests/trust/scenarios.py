@@ -86,10 +86,11 @@ class FakeClock(Clock):
 
 
 class Mirror:
-    """NVS as the store sees it; `broken` makes it fail."""
+    """NVS as the store sees it; `broken` makes it fail, `stop` names what cannot be written."""
 
     def __init__(self, **values):
         self.values = values
+        self.stop = None
         self.broken = False
         self.log = []
 
@@ -99,6 +100,8 @@ class Mirror:
         return self.values.get(name)
 
     def set(self, name, value):
+        if name == self.stop:
+            raise OSError(5)
         self.values[name] = value
         self.log.append(name)
 
@@ -1265,6 +1268,20 @@ def records_lost_after_rotation(env):
     same(summary(env), (3, 0, 0, 1, 3, 2))
 
 
+def records_lost_after_fast_forward(env):
+    """R-18 R-35 R-48: versions under the factory's keys do not outdo a slot signed by later ones."""
+    env.factory = "newer_bundle"
+    env.boot()
+    env.good("k2_v3_distrust")
+    env.damage("state0")
+    env.damage("state1")
+    env.boot()
+    same((summary(env), env.trust.attempt().source), ((3, 0, 0, 1, 3, 2), "good"))
+    state = env.store.state
+    same((state.dv, [d.hex() for d in state.distrust]), (3, [env.digests["third"]]))
+    same(env.install("k2_v10"), 10)
+
+
 # Distrust
 
 
@@ -1370,6 +1387,16 @@ def no_root_left(env):
     same(env.trust.report()["state"], "recovery")
 
 
+def no_root_for_https(env):
+    """G1: an upload that no root serves is refused; the device connects and needs no recovery."""
+    env.config = {"recovery": ("http://127.0.0.1:1/",)}
+    env.boot()
+    env.connect()
+    recovery = Recovery(env.trust, None, lambda n: 0)
+    refused("NO_ROOTS", env.trust.attempt, "https")
+    same((env.trust.report()["state"], recovery.due_ms()), ("good", None))
+
+
 def trial_without_hub_root(env):
     """R-48: a trial whose roots are all distrusted is given up."""
     env.boot()
@@ -1423,7 +1450,9 @@ def mirror_holds_the_floor(env):
     env.mirror = Mirror()
     env.boot()
     env.good("v3_min")
-    same(env.mirror.log, ["bver", "kver", "tfloor"])
+    same(env.mirror.log, ["kver", "fleet", "bver", "kver", "tfloor"])
+    env.good("v4")
+    same(env.mirror.log[5:], ["bver", "kver", "tfloor"])
     same((env.mirror.values["bver"], env.mirror.values["kver"]), (3, 1))
     env.wipe()
     env.boot()
@@ -1452,6 +1481,50 @@ def mirror_of_newer_keys(env):
     env.boot()
     same((env.store.state.kver, env.install("v2")), (2, "KEY_CHAIN"))
     same(env.install("k2_v3"), 3)
+
+
+def mirror_below_a_newer_factory(env):
+    """R-18 R-21: a floor of older keys than the factory's does not bar the factory's roots."""
+    env.mirror = Mirror()
+    env.boot()
+    env.good("top")
+    env.factory = "newer"
+    for _ in range(2):
+        env.boot()
+        same((env.store.state.floor, env.trust.attempt().source), (5, "factory"))
+        env.store.raise_time_floor(NOW + DAY)
+    env.wipe()
+    env.boot()
+    same((env.store.state.floor, env.trust.attempt().source), (1, "factory"))
+
+
+def mirror_of_another_fleet(env):
+    """R-11 R-21: a board that changes its fleet is not held by the versions of the one before."""
+    env.mirror = Mirror()
+    env.boot()
+    env.good("v3_min")
+    env.good("k2_v10")
+    env.factory = "demo"
+    env.boot()
+    same((env.store.state.floor, env.store.state.kver, env.trust.attempt().source),
+         (1, 1, "factory"))  # fmt: skip
+    env.mirror.stop = "bver"
+    env.good("demo_fleet")
+    env.mirror.stop = None
+    env.boot()
+    same((env.store.state.floor, env.store.state.kver, env.store.state.good.version), (1, 1, 2))
+
+
+def mirror_that_fails(env):
+    """R-22 T4: a copy that cannot be written costs neither the confirmation nor the connection."""
+    env.mirror = Mirror()
+    env.boot()
+    env.install("v2")
+    env.mirror.stop = "bver"
+    same(env.connect(), ("trial", True))
+    env.mirror.stop = "tfloor"
+    same(env.connect(not_before=NOW + 9 * DAY), ("good", False))
+    same((env.trust.time_floor(), isinstance(env.store.error, OSError)), (NOW + 9 * DAY, True))
 
 
 def mirror_time_floor(env):
@@ -1534,7 +1607,7 @@ def demo_fleet_stays_home(env):
         same(env.trust.attempt("hub", host).source, "factory")
     for host in ("x.azure-devices.net", "8.8.8.8", "172.15.0.1", "172.32.0.1", "192.169.1.1",
                  "11.0.0.1", "localhost.example", "10.0.0", "10.0.0.256", "10.0.0.x", "fe.example",
-                 "1270.0.0.1", "10.0.0.1.example", "fd.example", "128.0.0.1"):  # fmt: skip
+                 "010.8.8.8", "1270.0.0.1", "10.0.0.1.example", "fd.example", "128.0.0.1"):  # fmt: skip
         try:
             env.trust.attempt("hub", host)
             raise Failed(host)

@@ -11,6 +11,7 @@ from . import files
 from .errors import RefusedError
 from .jws import BUNDLE, payload_digest, scan_envelope
 from .store import Slot
+from .stored import fleet_number
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
@@ -134,12 +135,28 @@ def confirm(store: "Store", bundle: "Bundle", time_floor: int = 0) -> None:
 
 def _copy_floors(store: "Store") -> None:
     mirror = store.mirror
-    if mirror is not None:
+    if mirror is None:
+        return
+    state = store.state
+    number = fleet_number(state.fleet)
+    try:
         # The order matters: bver is void while its kver is below the good bundle's.
-        mirror.set("bver", store.state.floor)
-        mirror.set("kver", store.state.good.key_version)
-        if store.state.tfloor > _EPOCH_2000:
-            mirror.set("tfloor", store.state.tfloor - _EPOCH_2000)
+        if mirror.get("fleet") != number:
+            mirror.set("kver", 0)
+            mirror.set("fleet", number)
+        mirror.set("bver", state.floor)
+        mirror.set("kver", state.good.key_version)
+    except OSError as error:
+        store.error = error  # the record holds; the copy is a second net
+    _copy_time(store)
+
+
+def _copy_time(store: "Store") -> None:
+    if store.mirror is not None and store.state.tfloor > _EPOCH_2000:
+        try:
+            store.mirror.set("tfloor", store.state.tfloor - _EPOCH_2000)
+        except OSError as error:
+            store.error = error
 
 
 def revert(store: "Store", why: str) -> None:
@@ -157,8 +174,7 @@ def raise_time_floor(store: "Store", unix_seconds: int) -> None:
         following = store.state.copy()
         following.tfloor = unix_seconds
         store._write(following)
-        if store.mirror is not None and unix_seconds > _EPOCH_2000:
-            store.mirror.set("tfloor", unix_seconds - _EPOCH_2000)
+        _copy_time(store)
 
 
 def note_recovery(store: "Store", count: int, at: int) -> None:

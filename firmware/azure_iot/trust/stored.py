@@ -101,14 +101,22 @@ def _raise_floors(store: "Store", found: State) -> None:
         key_version = mirror.get("kver") or 0
         floor = mirror.get("bver") or 0
         time_floor = mirror.get("tfloor")
+        fleet = mirror.get("fleet")
     except OSError as error:
         store.error = error
         return
-    if key_version >= (found.good.key_version if found.good else 0):
-        found.floor = max(found.floor, floor)
-    found.kver = max(found.kver, key_version)
+    if fleet is None or fleet == fleet_number(found.fleet):
+        good = found.good or store.factory.bundle()
+        if key_version >= good.key_version:
+            found.floor = max(found.floor, floor)
+        found.kver = max(found.kver, key_version)
     if time_floor is not None:
         found.tfloor = max(found.tfloor, time_floor + _EPOCH_2000)
+
+
+def fleet_number(fleet: str) -> int:
+    """Return what the mirror knows a fleet by; versions of another one compare with nothing here."""
+    return int.from_bytes(sha256(fleet.encode()).digest()[:3], "big")
 
 
 def _follow_factory(store: "Store", found: State, fresh: State) -> None:
@@ -141,10 +149,14 @@ def _recover(store: "Store", fresh: State) -> State:
     """Return a state from the slots alone: the highest whose signatures hold rules."""
     best = None
     listed = None
+    store.state = fresh
     for slot in (0, 1):
         facts = reverify(store, slot)
         if facts is None:
             continue
+        if sorted(keyset(store, False).bundle.kids) != sorted(store._recorded):
+            # Versions under the factory's bundle keys compare with nothing under later ones.
+            fresh.floor = fresh.seen = fresh.dv = 0
         if listed is None or facts.version > listed.version:
             listed = facts
         if facts.version >= fresh.floor and (best is None or facts.version > best[1].version):
