@@ -744,6 +744,24 @@ def size_limits_of_a_text(env):
             same([scanner.next() for _ in range(4)], [0x5B, 0x30, 0x5D, 0])
 
 
+def no_text_is_slow(env):
+    """H11 H13: what stands for itself is read by the run, and nothing of a run is read twice."""
+
+    class Counting(Scanner):
+        slow = 0
+
+        def _character(self, c):
+            self.slow += 1
+            return Scanner._character(self, c)
+
+    for text, slow in ((b"A" * 999, 0), (b"A!" * 999, 0), (b"AAA\\\\" * 999, 999), (b"~ " * 999, 0)):
+        scanner = Counting(BytesSource(b'"' + text + b'"'), 6000, 5000)
+        same(scanner.next(), 0x22)
+        # Beside these one at the beginning of each 256 bytes.
+        same(slow <= scanner.slow <= slow + len(text) // 256, True)
+        same(scanner.text, text.replace(b"\\\\", b"\\"))
+
+
 def payload_of_another_digest(env):
     """R-01: a payload is refused that is not the one whose signatures were verified."""
     env.boot()

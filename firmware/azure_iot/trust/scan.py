@@ -43,7 +43,8 @@ _MAX_DEPTH = const(8)
 _MAX_MEMBERS = const(32)
 
 _HEX = b"0123456789abcdef"
-_PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_"
+# What stands for itself in a string, the letters of base64 first.
+_PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_ !#$%&'()*,.:;<>?@[]^`{|}~"
 _ESCAPES = b'""\\\\//b\bf\fn\nr\rt\t'  # letter after the backslash, then what it stands for
 _LITERALS = (b"true", b"false", b"null")
 
@@ -229,13 +230,12 @@ class Scanner:
         room = keep
         while True:
             at = self._at
-            end = self._buffer.find(b'"', at, self._filled)
-            if end < 0:
-                end = self._filled
-            run = bytes(memoryview(self._buffer)[at:end])
-            if run and not run.strip(_PLAIN):
-                # Nearly all of a package is base64: one native call checks a whole run.
-                self._at = end
+            if at < self._filled and self._buffer[at] in _PLAIN:
+                # Nearly all of a package is base64: one native call finds the end of a run.
+                end = self._buffer.find(b'"', at, self._filled)
+                run = bytes(memoryview(self._buffer)[at : end if end >= 0 else self._filled])
+                run = run[: len(run) - len(run.lstrip(_PLAIN))]
+                self._at = at + len(run)
             else:
                 c = self._byte()
                 if c == _STRING:
