@@ -17,7 +17,7 @@ from micropython import const
 from . import hub, log
 from .bag import quote
 from .errors import AzureIoTError, ConnectionFailedError, CredentialError, ServiceError
-from .https import BytesSink, Fetcher
+from .https import BytesSink, Fetcher, split_url
 from .tls.context import TLSContext
 
 TYPE_CHECKING = const(False)
@@ -131,7 +131,7 @@ class Uploader:
         roots = link.roots
         if link.trust is not None:
             # The storage account is another TLS name: a bundle says which roots serve `https`.
-            roots = link.trust.attempt("https").roots
+            roots = link.trust.attempt("https", split_url(url)[1]).roots
         return await self._request("PUT", url, headers, body, None, TLSContext(roots))
 
     async def _notify(self, grant: dict, error: "Exception | None") -> None:
@@ -188,7 +188,7 @@ class Uploader:
         base = hub.base_topic(quote(identity.device_id), identity.module_id)
         url = "https://%s:%d/%s%s" % (identity.gateway, self._port, base, path)
         if link.attempt is None and link.trust is not None:
-            link.attempt = link.trust.attempt("hub", identity.gateway)
+            link.attempt = link.trust.attempt("hub", identity.gateway, False)
         context = link.context(login=True)
         return await self._request(method, url, all_headers, body, sink, context)
 

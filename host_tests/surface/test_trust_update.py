@@ -35,6 +35,34 @@ asyncio.run(main())
 """
 
 
+POST = """
+from azure_iot import IoTHubDeviceClient
+from azure_iot.bringup import open_trust
+from azure_iot.clock import default
+from azure_iot.errors import AzureIoTError
+from azure_iot.trust.errors import RefusedError
+from azure_iot.trust.files import FileSource
+from azure_iot.updater import Updater
+from azure_iot.upload import Uploader
+async def main():
+    trust = open_trust({"factory_folder": "factory", "trust_folder": "trust"}, default())
+    trust.install(FileSource("package.json"), "url")
+    client = IoTHubDeviceClient.from_connection_string(
+        F["cs"], trust=trust, port=F["port"], https_port=F["https"])
+    uploader = Uploader(client)
+    await uploader.send_message("by post")
+    out(trust.store.state.tries, client._link.attempt.source)
+    updater = Updater(trust, lambda n: 0, ({}, None, None))
+    for work in (uploader._blob("https://store.example/b", b"x"),
+                 updater._download("http://files.example/p.json", None)):
+        try:
+            await work
+        except RefusedError as error:
+            out(error.code)
+asyncio.run(main())
+"""
+
+
 def chain(name: str):
     root = Authority.root(name, key="p256")
     return root, root.intermediate(name + " ca", key="p256").leaf(
@@ -252,3 +280,17 @@ def test_small_buffers_ask_a_server_that_ignores_mfl_for_ranges(tmp_path, world,
     assert all(last - first < 2048 for first, last in spans)
     assert spans[0][0] == 0 and spans[-1][1] >= len(good) - 1
     assert all(request["if-match"] == download.tag for request in download.requests[1:])
+
+
+@pytest.mark.requirement("R-40", "R-50")
+def test_telemetry_by_post_spends_no_try_and_a_demo_fleet_stays_home(tmp_path, world, hub_root):
+    from support.surface import Device
+
+    emu, fleet, old_root, old, _, _ = world
+    emu.switch_chain(old)
+    roots = [("old", old_root.der, ("hub", "dps", "https"))]
+    lay_out(tmp_path, fleet, fleet.bundle_jws(version=1, roots=roots))
+    second = fleet.package(fleet.bundle_jws(version=2, roots=roots))
+    (tmp_path / "package.json").write_bytes(second)
+    out = Device(tmp_path, emu, hub_root).run(POST, "post")
+    assert out == [[3, "factory"], ["DEMO_HOST"], ["DEMO_HOST"]]

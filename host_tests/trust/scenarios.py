@@ -1636,6 +1636,18 @@ def demo_fleet_stays_home(env):
     same(env.trust.attempt("hub", "x.azure-devices.net").source, "factory")
 
 
+def demo_fleet_recovers_at_home(env):
+    """R-50: a demo fleet's recovery asks loopback and private addresses only."""
+    env.factory = "demo"
+    recovery = stranded(env, "http://recovery.example/a", "http://127.0.0.1:1/b")
+    server = recovery._fetcher = Server(env.package("demo_fleet"))
+    same(refusal(recovery.run()), "DEMO_HOST")
+    same(server.asked, [])
+    env.clock.wait(90000)
+    same(refusal(recovery.run()), 2)
+    same(len(server.asked), 1)
+
+
 def inbox_file(env):
     """L4 G9: a package put there by hand meets the same rules and is removed once judged."""
     env.boot()

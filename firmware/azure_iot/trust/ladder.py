@@ -48,15 +48,17 @@ def require_host(trust: "TrustManager", host: str) -> None:
 # Attempts
 
 
-def attempt(trust: "TrustManager", use: str = "hub", host: str | None = None) -> Attempt:
+def attempt(
+    trust: "TrustManager", use: str = "hub", host: str | None = None, trial: bool = True
+) -> Attempt:
     """Return the roots for the next connection of kind `use`; spends a try of a trial.
 
-    Raises NO_ROOTS when distrust has left no root at all, DEMO_HOST for a host that a demo
+    trial: False for a connection whose outcome nobody tells, which could not confirm a trial. Raises NO_ROOTS when distrust has left no root at all, DEMO_HOST for a host that a demo
     fleet may not reach.
     """
     if host is not None:
         require_host(trust, host)
-    if use == "hub":
+    if use == "hub" and trial:
         attempt = _trial(trust)
         if attempt is not None:
             return attempt

@@ -128,6 +128,7 @@ class Recovery:
 
     async def _fetch(self, url: str) -> int:
         trust = self.trust
+        trust.require_host(url.split("/")[2].split(":")[0])
         context = None
         if url.startswith("https://"):
             context = self._verifying()
