@@ -340,3 +340,29 @@ def test_issue_date_ahead_of_the_clock_is_never_built(managed) -> None:
     said = managed.fails(f"build --version 2 --issued {ISSUED + 1}", 2)
     assert "time floor" in said
     managed.ok(f"build --version 2 --issued {ISSUED}")
+
+
+def test_root_in_use_cannot_leave_by_a_package_in_between(managed, status) -> None:
+    status(twin("a", via=G2, probes=[probe(MS_RSA)]))
+    managed.ok("remove-root digicert-global-root-g2")
+    refused(managed, "in-use")
+    managed.sign_bundle(2)
+    managed.ok("package")
+    said = refused(managed, "in-use", "build --version 3")
+    assert "DigiCert Global Root G2" in said and "devices: a" in said
+
+
+def test_root_that_no_longer_serves_the_hub_goes_away(managed, status) -> None:
+    status(twin("a", via=G2, probes=[probe(MS_RSA)]))
+    path = managed.home / "roots.json"
+    body = json.loads(path.read_text())
+    body["roots"][0]["use"] = ["dps"]
+    assert body["roots"][0]["sha256"] == digest(G2)
+    path.write_text(json.dumps(body))
+    assert "devices: a" in refused(managed, "in-use")
+
+
+def test_status_without_a_managed_device_proves_nothing(managed, status) -> None:
+    status(twin("u", via=G2, state="unmanaged"))
+    managed.ok("remove-root digicert-global-root-g2")
+    assert "the last status knows no managed device" in refused(managed, "no-status")

@@ -145,30 +145,25 @@ def _proofs(device: dict[str, Any], at: int) -> dict[str, int]:
 
 
 def _removed(bundle: dict[str, Any], s: Situation) -> list[Finding]:
-    if s.previous is None:
-        return []
-    kept = {r["sha256"] for r in bundle["roots"]}
-    distrusted = set(bundle.get("distrust", ()))
-    gone = [r for r in s.previous["roots"] if r["sha256"] not in kept | distrusted]
+    # A root that no longer serves the hub is gone for whoever connects with it.
+    kept = {r["sha256"] for r in bundle["roots"] if "hub" in r["use"]}
+    staying = kept | set(bundle.get("distrust", ()))
+    before = s.previous["roots"] if s.previous else ()
+    gone = [r for r in before if "hub" in r["use"] and r["sha256"] not in staying]
+    found = _used(gone, staying, s)
     if not gone:
-        return []
+        return found
     names = ", ".join(f"{r['note']} ({r['sha256'][:16]})" for r in gone)
     names += " goes away" if len(gone) == 1 else " go away"
-    if s.status is None or s.at - int(s.status.get("at", 0)) > PROBE_AGE:
-        age = "there is no status" if s.status is None else "the last status is over 7 days old"
+    age = ""
+    if s.status is None:
+        age = "there is no status"
+    elif s.at - int(s.status.get("at", 0)) > PROBE_AGE:
+        age = "the last status is over 7 days old"
+    elif not any(_managed(d) for d in s.devices):
+        age = "the last status knows no managed device"
+    if age:
         return [Finding("no-status", f'{names}, and {age}: run "taproot trust status"')]
-    found = []
-    for root in gone:
-        users = users_of(root["sha256"], s.devices, s.at)
-        if users:
-            found.append(
-                Finding(
-                    "in-use",
-                    f"{root['note']} ({root['sha256'][:16]}) goes away, but {len(users)} of "
-                    f"{len(s.devices)} devices connected or probed with it in the last 7 days",
-                    tuple(users),
-                )
-            )
     unproven = [d["id"] for d in s.devices if _managed(d) and not kept & set(_proofs(d, s.at))]
     if unproven:
         found.append(
@@ -179,6 +174,32 @@ def _removed(bundle: dict[str, Any], s: Situation) -> list[Finding]:
                 tuple(unproven),
             )
         )
+    return found
+
+
+def _used(gone: list[dict[str, Any]], staying: set[str], s: Situation) -> list[Finding]:
+    """Say which roots devices use, though the bundle does not carry them.
+
+    Not only those of the bundle before: it may have been packaged and never have reached anybody.
+    """
+    names = {r["sha256"]: str(r["note"]) for r in gone}
+    for device in s.devices:
+        via = (device.get("trust") or {}).get("via")
+        if via and via not in staying and _managed(device):
+            listed = s.catalogue.by_digest(via)
+            names.setdefault(via, listed.title if listed else "a root")
+    found = []
+    for digest, name in names.items():
+        users = users_of(digest, s.devices, s.at)
+        if users:
+            found.append(
+                Finding(
+                    "in-use",
+                    f"{name} ({digest[:16]}) goes away, but {len(users)} of "
+                    f"{len(s.devices)} devices connected or probed with it in the last 7 days",
+                    tuple(users),
+                )
+            )
     return found
 
 
