@@ -15,7 +15,7 @@ from micropython import const
 from . import log
 from .backoff import Backoff
 from .errors import AzureIoTError, ConnectionFailedError, TrustError
-from .https import Fetcher, split_url
+from .https import Fetcher
 from .tls.context import TLSContext
 from .trust.errors import RefusedError
 from .trust.files import FileSource, PackageFile, read_bytes, write_bytes
@@ -177,7 +177,7 @@ class Updater:
         if not isinstance(url, str):
             raise RefusedError("the package's address is no text")
         context = None
-        self.trust.require_host(split_url(url)[1])
+        self.trust.require_host(url)
         if url.startswith("https://"):
             attempt = self.trust.attempt("https")
             context = TLSContext(attempt.roots, profile=self._profile)

@@ -17,7 +17,7 @@ from micropython import const
 from . import hub, log
 from .bag import quote
 from .errors import AzureIoTError, ConnectionFailedError, CredentialError, ServiceError
-from .https import BytesSink, Fetcher, split_url
+from .https import BytesSink, Fetcher
 from .tls.context import TLSContext
 
 TYPE_CHECKING = const(False)
@@ -131,7 +131,7 @@ class Uploader:
         roots = link.roots
         if link.trust is not None:
             # The storage account is another TLS name: a bundle says which roots serve `https`.
-            roots = link.trust.attempt("https", split_url(url)[1]).roots
+            roots = link.trust.attempt("https", url).roots
         return await self._request("PUT", url, headers, body, None, TLSContext(roots))
 
     async def _notify(self, grant: dict, error: "Exception | None") -> None:

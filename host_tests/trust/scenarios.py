@@ -754,7 +754,12 @@ def no_text_is_slow(env):
             self.slow += 1
             return Scanner._character(self, c)
 
-    for text, slow in ((b"A" * 999, 0), (b"A!" * 999, 0), (b"AAA\\\\" * 999, 999), (b"~ " * 999, 0)):
+    for text, slow in (
+        (b"A" * 999, 0),
+        (b"A!" * 999, 0),
+        (b"AAA\\\\" * 999, 999),
+        (b"~ " * 999, 0),
+    ):
         scanner = Counting(BytesSource(b'"' + text + b'"'), 6000, 5000)
         same(scanner.next(), 0x22)
         # Beside these one at the beginning of each 256 bytes.

@@ -130,33 +130,27 @@ def confirm(store: "Store", bundle: "Bundle", time_floor: int = 0) -> None:
     following.recovery_at = 0
     store._write(following)
     store._facts[1 - trial.slot] = None
-    _copy_floors(store)
+    _copy_floors(store, True)
 
 
-def _copy_floors(store: "Store") -> None:
+def _copy_floors(store: "Store", versions: bool) -> None:
     mirror = store.mirror
     if mirror is None:
         return
     state = store.state
-    number = fleet_number(state.fleet)
     try:
-        # The order matters: bver is void while its kver is below the good bundle's.
-        if mirror.get("fleet") != number:
-            mirror.set("kver", 0)
-            mirror.set("fleet", number)
-        mirror.set("bver", state.floor)
-        mirror.set("kver", state.good.key_version)
+        if versions:
+            # The order matters: bver is void while its kver is below the good bundle's.
+            number = fleet_number(state.fleet)
+            if mirror.get("fleet") != number:
+                mirror.set("kver", 0)
+                mirror.set("fleet", number)
+            mirror.set("bver", state.floor)
+            mirror.set("kver", state.good.key_version)
+        if state.tfloor > _EPOCH_2000:
+            mirror.set("tfloor", state.tfloor - _EPOCH_2000)
     except OSError as error:
         store.error = error  # the record holds; the copy is a second net
-    _copy_time(store)
-
-
-def _copy_time(store: "Store") -> None:
-    if store.mirror is not None and store.state.tfloor > _EPOCH_2000:
-        try:
-            store.mirror.set("tfloor", store.state.tfloor - _EPOCH_2000)
-        except OSError as error:
-            store.error = error
 
 
 def revert(store: "Store", why: str) -> None:
@@ -174,7 +168,7 @@ def raise_time_floor(store: "Store", unix_seconds: int) -> None:
         following = store.state.copy()
         following.tfloor = unix_seconds
         store._write(following)
-        _copy_time(store)
+        _copy_floors(store, False)
 
 
 def note_recovery(store: "Store", count: int, at: int) -> None:

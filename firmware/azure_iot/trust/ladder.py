@@ -38,7 +38,10 @@ _NOT_OF_THE_CHAIN = ("INTERNAL", "STORAGE", "MEMORY", "BAD_ROOT", "DEMO_HOST")
 
 
 def require_host(trust: "TrustManager", host: str) -> None:
-    """Refuse a public host to a demo fleet (R-50)."""
+    """Refuse a public host, or the address of one, to a demo fleet (R-50)."""
+    _, mark, rest = host.partition("://")
+    if mark:
+        host = rest.partition("/")[0].partition(":")[0]
     if trust.fleet.startswith("demo-") and not is_private(host):
         raise RefusedError(
             "demo fleet %s must not connect to %s" % (trust.fleet, host), "DEMO_HOST"

@@ -128,7 +128,7 @@ class Recovery:
 
     async def _fetch(self, url: str) -> int:
         trust = self.trust
-        trust.require_host(url.split("/")[2].split(":")[0])
+        trust.require_host(url)
         context = None
         if url.startswith("https://"):
             context = self._verifying()
