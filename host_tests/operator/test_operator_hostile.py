@@ -240,3 +240,88 @@ def test_certificate_with_an_unknown_kind_of_key_is_refused_in_words(managed) ->
     (managed.folder / "odd.der").write_bytes(odd)
     said = managed.fails("add-root odd.der", 2)
     assert "is not a certificate" in said or "cannot be read" in said
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sha256": 5}, {"use": 5}, {"use": [1]}, {"note": 5}, {"note": None}, {"state": {"a": 1}},
+    ],
+)  # fmt: skip
+def test_list_of_roots_with_wrong_types_is_damaged(managed, change) -> None:
+    path = managed.home / "roots.json"
+    body = json.loads(path.read_text())
+    body["roots"][0].update(change)
+    path.write_text(json.dumps(body))
+    assert "roots.json is damaged" in managed.fails("build --version 2", 2)
+    del body["roots"][0]
+    path.write_text(json.dumps({**body, "distrust": [5]}))
+    assert "roots.json is damaged" in managed.fails("build --version 2", 2)
+
+
+@pytest.mark.parametrize(
+    "devices",
+    ["[1]", "[{}]", '[{"id":"a"}]', '[{"id":"a","trust":{"version":"x"}}]', "5", "null"],
+)
+def test_status_of_another_shape_is_damaged(managed, devices) -> None:
+    path = managed.home / "status.json"
+    path.write_text(
+        '{"schema":1,"fleet":"contoso-esp32","at":%d,"devices":%s}' % (ISSUED, devices)
+    )
+    for line in ("remove-root digicert-global-root-g2", "build --version 2", "report"):
+        assert "status.json is damaged" in managed.fails(line, 2)
+
+
+def test_settings_of_wrong_values_name_the_line(managed) -> None:
+    path = managed.home / "fleet.toml"
+    text = path.read_text()
+    path.write_text(text.replace("recovery = []", "recovery = [1]"))
+    assert "recovery must hold texts" in managed.fails("build --version 2", 2)
+    path.write_text(text.replace("longest_offline_days = 180", "longest_offline_days = -5"))
+    assert "line 7: longest_offline_days must be 1 or more" in managed.fails("build", 2)
+
+
+def test_nothing_a_device_says_steers_the_terminal(managed, tmp_path) -> None:
+    evil = "\x1b]0;owned\x07\x9b2J\ud800"
+    reported = {
+        "state": "good" + evil,
+        "version": 1,
+        "via": evil,
+        "last_error": {"version": 2, "code": evil, "text": evil},
+        "probes": [{"root": evil, "host": evil, "result": "ok", "at": 1}],
+    }
+    twin = {"deviceId": "d" + evil, "properties": {"reported": {"trust": reported}}}
+    (tmp_path / "twins.json").write_text(json.dumps([twin]))
+    answer = managed.run(f"status --from {tmp_path}/twins.json --html {tmp_path}/s.html")
+    assert answer.code == 0 and "owned" in answer.out
+    said = answer.out + managed.run("report").out + (tmp_path / "s.html").read_text()
+    assert not [c for c in said if not c.isprintable() and c != "\n"]
+
+
+def test_numbers_that_are_nothing_are_not_taken_for_the_default(managed) -> None:
+    assert "version 0" in managed.fails("build --version 0", 2)
+    assert "min_version 0" in managed.fails("build --min-version 0", 2)
+    assert "issued must be before expires" in managed.fails("build --lifetime-days 0", 2)
+    assert "threshold 0" in managed.fails("rotate-keys --role bundle --threshold 0", 2)
+    assert "ten digits" in managed.fails("build --lifetime-days 200000", 2)
+
+
+def test_ledger_is_read_as_it_was_written(managed) -> None:
+    path = managed.home / "ledger.jsonl"
+    text = path.read_text()
+    for was, now in (
+        ('{"n":1,', '{"n":1, '),
+        ('"command":"init"', '"command":"other","command":"init"'),
+    ):
+        path.write_text(text.replace(was, now, 1))
+        assert "line 1: not in the form" in managed.fails("ledger verify", 1)
+        assert "line 1: not in the form" in managed.fails("report", 2)
+    path.write_text("")
+    assert "or nothing in it" in managed.fails("ledger verify", 1)
+
+
+@pytest.mark.parametrize("facts", [{"overridden": [1]}, {"overridden": 5}, {"kids": [{}]}])
+def test_report_bears_facts_of_any_kind(managed, facts) -> None:
+    ledger.append(managed.home, "build\x1b[2J", facts, (), ISSUED)
+    answer = managed.run("report")
+    assert answer.code == 0 and "\x1b" not in answer.out

@@ -23,6 +23,7 @@ from taproot.trust.keys import PublicKey
 from taproot.trust.roots import USES, RootsError, common_name, describe
 
 MAX_VERSION = (1 << 30) - 1
+MAX_TIME = 9_999_999_999
 MAX_ROOTS = 8
 MAX_DER = 2048
 MAX_DISTRUST = 8
@@ -173,6 +174,8 @@ class Bundle:
             found.append(f"min_version {self.min_version} is above version {self.version}")
         if not 0 < self.issued < self.expires:
             found.append("issued must be before expires")
+        if self.expires > MAX_TIME:
+            found.append(f"expires {self.expires}: devices read ten digits; a shorter lifetime")
         if not 1 <= len(self.roots) <= MAX_ROOTS:
             found.append(f"{len(self.roots)} roots; a bundle holds 1 to {MAX_ROOTS} (R-25)")
         for root in self.roots:

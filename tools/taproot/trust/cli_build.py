@@ -207,7 +207,10 @@ def build(
     space = workspace()
     keyset = space.keyset()
     before = space.previous()
-    version = version or (before["version"] + 1 if before else 1)
+    if version is None:
+        version = before["version"] + 1 if before else 1
+    if min_version is None:
+        min_version = before["min_version"] if before else 1
     path = space.bundle_path(version)
     if path.exists() and space.envelope(path).signatures:
         raise UsageFailed(f"{path} carries signatures; give a higher --version")
@@ -217,12 +220,12 @@ def build(
             "issued is ahead of this machine's clock; a confirmed bundle becomes the devices' "
             "time floor, so a wrong one would lock them out"
         )
-    lifetime = lifetime_days or space.settings.lifetime_days
+    lifetime = space.settings.lifetime_days if lifetime_days is None else lifetime_days
     bundle = Bundle(
         fleet=space.settings.fleet,
         key_version=keyset.version,
         version=version,
-        min_version=min_version or (before["min_version"] if before else 1),
+        min_version=min_version,
         issued=issued_at,
         expires=issued_at + lifetime * _DAY,
         roots=tuple(space.bundle_roots()),

@@ -374,9 +374,9 @@ def report_command(report: Report, since: str | None, out: Path | None) -> None:
     labels = {k.kid: k.label for k in space.public_keys().values()}
     bundles = [_bundle_row(space, v, labels) for v in space.package_versions()]
     lifted = [
-        {"n": e["n"], "command": e["command"], "codes": e["facts"]["overridden"]}
+        {"n": e["n"], "command": e["command"], "codes": _listed(e["facts"], "overridden")}
         for e in entries
-        if e["facts"].get("overridden")
+        if _listed(e["facts"], "overridden")
     ]
     snap = space.status()
     summary = statuses.summarise(snap, root_names(space)) if snap else None
@@ -387,7 +387,7 @@ def report_command(report: Report, since: str | None, out: Path | None) -> None:
         *(f"  {problem}" for problem in check.problems),
         "changes:",
         *(
-            f"  {e['n']:>4} {_stamp(e['at'])} {e['command']:<14} {_facts(e, labels)}"
+            f"  {e['n']:>4} {_stamp(e['at'])} {statuses.printable(e['command']):<14} {_facts(e, labels)}"
             for e in entries
         ),
         "bundles:",
@@ -431,9 +431,16 @@ def _facts(entry: dict[str, Any], labels: dict[str, str]) -> str:
     for name in ("fleet", "version", "note", "role", "document", "channel", "host"):
         if facts.get(name):
             shown.append(f"{name} {facts[name]}")
-    if facts.get("kids"):
-        shown.append("by " + ", ".join(labels.get(k) or k[:16] for k in facts["kids"]))
-    return ", ".join(shown)
+    kids = _listed(facts, "kids")
+    if kids:
+        shown.append("by " + ", ".join(labels.get(k) or k[:16] for k in kids))
+    return statuses.printable(", ".join(shown))
+
+
+def _listed(facts: dict[str, Any], name: str) -> list[str]:
+    """Return a list of a ledger entry; whoever changed the ledger wrote what they liked."""
+    found = facts.get(name)
+    return [statuses.printable(item) for item in found] if isinstance(found, list) else []
 
 
 def _bundle_row(space: Workspace, version: int, labels: dict[str, str]) -> dict[str, Any]:

@@ -274,7 +274,9 @@ def rotate_keys(
         raise UsageFailed(f"key {min(absent)[:16]} is not in role {role}")
     joining = [keys.read_public(path) for path in add]
     kept = [k for k in before.keys if k.kid not in leaving]
-    changed = Role(threshold or before.threshold, (*kept, *joining))
+    if threshold is None:
+        threshold = before.threshold
+    changed = Role(threshold, (*kept, *joining))
     if changed.threshold == 1 and before.threshold != 1 and not single_signer:
         raise UsageFailed("a threshold of 1 needs --single-signer")
     issued_at = when(issued)

@@ -64,7 +64,7 @@ def append(
                 "prev": previous["hash"] if previous else START,
             }
             entry["hash"] = entry_hash(entry)
-            file.write(json.dumps(entry, separators=(",", ":")) + "\n")
+            file.write(_line(entry) + "\n")
             file.flush()
             os.fsync(file.fileno())
     except OSError as exc:
@@ -92,8 +92,8 @@ def check(home: Path, head: str | None = None) -> Check:
     """Check the chain, the order of times, the files, and the noted head if one is given."""
     result = Check()
     path = home / NAME
-    if not path.is_file():
-        result.problems.append(f"there is no {path}")
+    if not path.is_file() or not path.stat().st_size:
+        result.problems.append(f"there is no {path}, or nothing in it")
         return result
     latest: dict[str, str] = {}
     hashes = {START}
@@ -117,15 +117,21 @@ def check(home: Path, head: str | None = None) -> Check:
         result.entries, result.head = number, entry["hash"]
         hashes.add(entry["hash"])
         latest.update(entry["files"])
-    for name, digest in sorted(latest.items()):
-        file = home / name
-        if not file.is_file():
-            result.problems.append(f"{name}: recorded, but gone")
-        elif _digest(file) != digest:
-            result.problems.append(f"{name}: is not the file that was recorded")
+    result.problems += _file_problems(home, latest)
     if head is not None and head not in hashes:
         result.problems.append(f"the noted head {head[:16]} is not in this ledger")
     return result
+
+
+def _file_problems(home: Path, latest: dict[str, str]) -> list[str]:
+    found = []
+    for name, digest in sorted(latest.items()):
+        file = home / name
+        if not file.is_file():
+            found.append(f"{name}: recorded, but gone")
+        elif _digest(file) != digest:
+            found.append(f"{name}: is not the file that was recorded")
+    return found
 
 
 def _parse(line: str) -> tuple[dict[str, Any] | None, str]:
@@ -140,7 +146,13 @@ def _parse(line: str) -> tuple[dict[str, Any] | None, str]:
         return None, "a member has the wrong type"
     if not all(isinstance(d, str) for d in entry["files"].values()):
         return None, "a file without its digest"
+    if _line(entry) != line:
+        return None, "not in the form in which it was written"
     return entry, ""
+
+
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry, separators=(",", ":"))
 
 
 def _last(text: str, path: Path) -> dict[str, Any] | None:

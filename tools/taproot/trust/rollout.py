@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from taproot.console import UsageFailed
 from taproot.trust.package import desired_twin, desired_url
-from taproot.trust.status import device_of, unix
+from taproot.trust.status import device_of, printable, unix
 
 METHOD = "trust.install"
 CHANNELS = ("url", "twin", "method")
@@ -188,7 +188,7 @@ class Rollout:
             return
         answer = self.hub.invoke(device, METHOD, json.loads(self.offer.package))
         if int(answer.get("status", 0)) >= 300:
-            stage.failed[device] = (
+            stage.failed[device] = printable(
                 f"method answered {answer.get('status')}: {answer.get('payload')}"
             )
 

@@ -33,13 +33,26 @@ def unix(stamp: Any) -> int:
         return 0
 
 
+def printable(text: Any) -> str:
+    """Return text without what could steer a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))
+
+
+def again(device: Any) -> dict[str, Any]:
+    """Return a device of `status.json` as `device_of` made it; TypeError or LookupError if not."""
+    found = {name: device[name] for name in ("id", "enabled", "connected")}
+    for name in ("last_activity", "reported_at", "desired_version"):
+        found[name] = _int(device[name])
+    return {**found, "id": printable(found["id"]), "trust": _trust(device["trust"])}
+
+
 def device_of(twin: dict[str, Any]) -> dict[str, Any]:
     """Return what the snapshot keeps of one twin; what devices write is taken with gloves."""
     properties = _dict(twin.get("properties"))
     reported, desired = _dict(properties.get("reported")), _dict(properties.get("desired"))
     metadata = _dict(_dict(reported.get("$metadata")).get("trust"))
     return {
-        "id": str(twin.get("deviceId")),
+        "id": printable(twin.get("deviceId")),
         "enabled": twin.get("status") != "disabled",
         "connected": twin.get("connectionState") == "Connected",
         "last_activity": unix(twin.get("lastActivityTime")),
@@ -60,22 +73,24 @@ def _trust(found: Any) -> dict[str, Any] | None:
     }
     for name in ("state", "source", "via"):
         if isinstance(found.get(name), str):
-            clean[name] = found[name][:_TEXT]
+            clean[name] = printable(found[name][:_TEXT])
     clean["roots"] = [
         {
-            "sha256": root["sha256"][:_TEXT],
+            "sha256": printable(root["sha256"][:_TEXT]),
             "expires": _int(root.get("expires")) or 0,
-            "use": [u for u in _list(root.get("use")) if isinstance(u, str)],
+            "use": [printable(u) for u in _list(root.get("use")) if isinstance(u, str)],
         }
         for root in _list(found.get("roots"))
         if isinstance(root, dict) and isinstance(root.get("sha256"), str)
     ]
-    clean["distrusted"] = [d for d in _list(found.get("distrusted")) if isinstance(d, str)]
+    clean["distrusted"] = [
+        printable(d) for d in _list(found.get("distrusted")) if isinstance(d, str)
+    ]
     clean["probes"] = [
         {
-            "root": probe["root"][:_TEXT],
-            "host": str(probe.get("host"))[:_TEXT],
-            "result": str(probe.get("result"))[:_TEXT],
+            "root": printable(probe["root"][:_TEXT]),
+            "host": printable(probe.get("host"))[:_TEXT],
+            "result": printable(probe.get("result"))[:_TEXT],
             "at": _int(probe.get("at")) or 0,
         }
         for probe in _list(found.get("probes"))
@@ -85,8 +100,8 @@ def _trust(found: Any) -> dict[str, Any] | None:
     if isinstance(error, dict):
         clean["last_error"] = {
             "version": _int(error.get("version")),
-            "code": str(error.get("code"))[:_TEXT],
-            "text": str(error.get("text"))[:_TEXT],
+            "code": printable(error.get("code"))[:_TEXT],
+            "text": printable(error.get("text"))[:_TEXT],
         }
     return clean
 

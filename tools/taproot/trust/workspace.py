@@ -29,6 +29,7 @@ from taproot.trust import keys, ledger, roots
 from taproot.trust.builder import BundleRoot, KeySet, Role
 from taproot.trust.keys import PublicKey
 from taproot.trust.signing import Envelope
+from taproot.trust.status import again, printable
 
 _SETTINGS: dict[str, tuple[type, Any]] = {
     "schema": (int, 1),
@@ -223,8 +224,9 @@ class Workspace:
             body = json.loads(path.read_bytes())
             if body["schema"] != 1:
                 raise ValueError
-            [RootEntry(**entry) for entry in body["roots"]]
-            list(body["distrust"])
+            for entry in [RootEntry(**entry) for entry in body["roots"]]:
+                _texts([entry.sha256, entry.note, entry.state, *_texts(entry.use)])
+            _texts(body["distrust"])
         except OSError as exc:
             raise WorkspaceError(f"cannot read {path}: {exc.strerror}") from None
         except (ValueError, TypeError, LookupError):
@@ -266,9 +268,11 @@ class Workspace:
             return None
         try:
             body = json.loads(path.read_bytes())
-            if not isinstance(body, dict) or not isinstance(body.get("devices"), list):
+            if not isinstance(body, dict):
                 raise ValueError
-        except ValueError:
+            integer(body["at"])
+            body["devices"] = [again(device) for device in body["devices"]]
+        except (ValueError, TypeError, LookupError):
             raise WorkspaceError(f'{path} is damaged: run "taproot trust status" again') from None
         return body
 
@@ -292,10 +296,20 @@ def read_settings(path: Path) -> Settings:
             raise WorkspaceError(
                 f"{path}, line {line}: {name} must be {_SETTINGS[name][0].__name__}"
             )
+        if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+            raise WorkspaceError(f"{path}, line {line}: {name} must hold texts")
+        if type(value) is int and value < 1:
+            raise WorkspaceError(f"{path}, line {line}: {name} must be 1 or more")
     merged = {name: data.get(name, default) for name, (_, default) in _SETTINGS.items()}
     if merged.pop("schema") != 1:
         raise WorkspaceError(f"{path}: schema must be 1")
     return Settings(**merged)
+
+
+def _texts(value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise TypeError("not a list of strings")
+    return value
 
 
 def integer(value: Any) -> int:
@@ -308,11 +322,10 @@ def integer(value: Any) -> int:
 
 
 def string(value: Any) -> str:
-    """Return a printable string of a document; TypeError or ValueError for anything else."""
+    """Return a string of a document, made printable; TypeError for anything else."""
     if not isinstance(value, str):
         raise TypeError("not a string")
-    value.encode()
-    return value
+    return printable(value)
 
 
 def keyset_from_payload(payload: bytes, known: dict[str, PublicKey] | None = None) -> KeySet:
