@@ -9,6 +9,7 @@ from micropython import const
 from . import log
 from .client import IoTHubDeviceClient
 from .errors import CredentialError
+from .tls.context import load_root
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ def open_trust(config: dict, clock: object, mirror: object = None) -> "TrustMana
                 "set roots or factory_folder in the configuration"
             )
     store = Store(config.get("trust_folder", "/trust"), factory, mirror=mirror)
-    trust = TrustManager(store, clock, config=config.get("trust", {}))
+    uses = ("hub", "dps") if "dps" in config else ("hub",)
+    options = {"uses": uses, "loader": load_root}
+    options.update(config.get("trust", {}))
+    trust = TrustManager(store, clock, config=options)
     log.info("%r", trust)
     return trust
 

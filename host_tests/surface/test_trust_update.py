@@ -63,6 +63,23 @@ asyncio.run(main())
 """
 
 
+JUDGE = """
+from azure_iot.bringup import open_trust
+from azure_iot.clock import default
+from azure_iot.trust.errors import RefusedError
+from azure_iot.trust.files import FileSource
+for dps in ({}, {"dps": {}}):
+    config = {"factory_folder": "factory", "trust_folder": "trust%d" % len(dps)}
+    config.update(dps)
+    trust = open_trust(config, default())
+    for name in ("unreadable.json", "hub.json"):
+        try:
+            out(trust.install(FileSource(name), "url"))
+        except RefusedError as error:
+            out(error.code)
+"""
+
+
 def chain(name: str):
     root = Authority.root(name, key="p256")
     return root, root.intermediate(name + " ca", key="p256").leaf(
@@ -294,3 +311,27 @@ def test_telemetry_by_post_spends_no_try_and_a_demo_fleet_stays_home(tmp_path, w
     (tmp_path / "package.json").write_bytes(second)
     out = Device(tmp_path, emu, hub_root).run(POST, "post")
     assert out == [[3, "factory"], ["DEMO_HOST"], ["DEMO_HOST"]]
+
+
+@pytest.mark.requirement("R-29", "R-30")
+def test_a_deployed_device_asks_tls_about_each_root_and_keeps_one_for_dps(
+    tmp_path, world, hub_root, monkeypatch
+):
+    from support.surface import Device
+    from taproot.trust import builder
+
+    emu, fleet, old_root, _, _, _ = world
+    lay_out(
+        tmp_path, fleet, fleet.bundle_jws(version=1, roots=[("o", old_root.der, ("hub", "dps"))])
+    )
+    broken = bytearray(old_root.der)
+    broken[broken.index(b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07") + 9] ^= 0x60
+    hub = fleet.package(fleet.bundle_jws(version=3, roots=[("o", old_root.der, ("hub",))]))
+    (tmp_path / "hub.json").write_bytes(hub)
+    monkeypatch.setattr(builder.Bundle, "problems", lambda bundle: [])
+    unread = fleet.package(
+        fleet.bundle_jws(version=2, roots=[("x", bytes(broken), ("hub", "dps"))])
+    )
+    (tmp_path / "unreadable.json").write_bytes(unread)
+    out = Device(tmp_path, emu, hub_root).run(JUDGE, "judge")
+    assert out == [["NOT_CA"], [3], ["NOT_CA"], ["NO_ROOTS"]]

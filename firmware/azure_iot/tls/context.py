@@ -49,6 +49,13 @@ _MAX_PRESENTED = const(8)  # certificates noted of a chain
 _VERSION = const(0xA0)  # tag of a certificate's version, which comes first and may be absent
 
 
+def load_root(der: bytes) -> None:
+    """Let the TLS library read a root, alone (trust store, R-29). Raises ValueError."""
+    import tls
+
+    tls.SSLContext(tls.PROTOCOL_TLS_CLIENT).load_verify_locations(der)
+
+
 def default_profile() -> TLSProfile:
     """Return a profile of this firmware's own build; keep it, it remembers hosts."""
     return TLSProfile(build=build_of(tlsopt))

@@ -47,7 +47,7 @@ class TrustManager:
     store: store.Store, not yet loaded. clock: clock.Clock. verifier: `(key, digest, signature)`,
     instead of the one in MicroPython. config: dict of `uses` (kinds of connection that need a
     root, default hub), `recovery` (URLs of the firmware, default none), `loader` (called with each
-    new root's DER, raises ValueError if TLS cannot use it).
+    new root's DER, raises ValueError if TLS cannot use it; none).
     `on_change(reason)` is called after staged, distrust, keys, confirmed, reverted.
     """
 

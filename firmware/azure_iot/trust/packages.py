@@ -4,6 +4,8 @@ Responsible for: one procedure for every channel. Not for: judging a package (up
 caller is told of a refusal (manager.py).
 """
 
+import gc
+
 from micropython import const
 
 from . import stored, update
@@ -33,11 +35,17 @@ def install(trust: "TrustManager", source: "Source", channel: str) -> tuple:
 
 def _judge(trust: "TrustManager", source: "Source", channel: str) -> tuple:
     store = trust.store
+    loader = trust.config.get("loader")
+
+    def load(der: bytes) -> None:
+        loader(der)
+        gc.collect()  # what that took lies outside of the heap on some ports
+
     rules = update.Rules(
         trust.clock.unix_time(),
         trust.clock.synchronised,
         trust.config.get("uses", ("hub",)),
-        trust.config.get("loader"),
+        load if loader is not None else None,
         channel if channel in ("inbox", "recovery") else "ota",
         stored.verifier(store),
     )
