@@ -1354,6 +1354,44 @@ def distrust_during_a_handshake(env):
     same((attempt.full, env.trust.via), (False, None))
 
 
+def distrust_during_a_handshake_of_unknown_root(env):
+    """R-48: where the root is not known, one that is distrusted by now may be the anchor."""
+    env.boot()
+    env.good("v2")
+    attempt = env.trust.attempt()
+    same(env.install("d3"), 3)
+    try:
+        env.trust.succeeded(attempt, resumed=False, via=None)
+        raise Failed("accepted")
+    except RefusedError as error:
+        same(error.code, "DISTRUSTED")
+    attempt = env.trust.attempt()
+    env.trust.succeeded(attempt, resumed=False, via=None)
+    same(env.trust.mqtt_accepted(attempt), True)
+
+
+def records_that_memory_hides(env):
+    """R-21 R-35: records that could not be read for lack of memory are not written over."""
+    env.boot()
+    env.good("v2")
+    env.good("v3_min")
+    before = summary(env)
+    decode = state.decode
+
+    def fail(*args):
+        raise MemoryError
+
+    state.decode = fail
+    try:
+        env.boot()
+    finally:
+        state.decode = decode
+    same(env.trust.last_error["code"], "STORAGE")
+    refused("MEMORY", env.store.raise_time_floor, NOW + 9 * DAY)
+    env.boot()
+    same((summary(env), env.install("v2")), (before, "ROLLBACK"))
+
+
 def distrust_survives_revert(env):
     """R-48: an attacker with the old root answers every trial: reverted, still distrusted."""
     env.boot()

@@ -163,8 +163,10 @@ def succeeded(
     A resumed handshake verifies nothing, so it changes nothing. Raises DISTRUSTED, and
     the connection must be closed, if that root was distrusted while the handshake ran.
     """
-    if via is not None and bytes.fromhex(via) in trust.store.state.distrust:
-        raise RefusedError("the server is anchored in a distrusted root", "DISTRUSTED")
+    # Where the root is not known it may have been any of them.
+    for digest in [bytes.fromhex(via)] if via is not None else attempt.roots.digests():
+        if digest in trust.store.state.distrust:
+            raise RefusedError("the server is anchored in a distrusted root", "DISTRUSTED")
     attempt.full = not resumed
     if resumed:
         return

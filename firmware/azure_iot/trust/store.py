@@ -199,6 +199,8 @@ class Store:
 
     def _write(self, following: State) -> None:
         """Put a record in place of the older one; the state in memory follows only then."""
+        if self._record < 0:
+            raise RefusedError("the records were not read for lack of memory: restart", "MEMORY")
         following.seq = self.state.seq + 1
         target = 1 - self._record
         self.make_folder()

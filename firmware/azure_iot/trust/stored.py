@@ -47,6 +47,8 @@ def load(store: "Store") -> "Store":
         store.error = error
         store.state = _fresh(store)
         _raise_floors(store, store.state)
+        if isinstance(error, MemoryError):
+            store._record = -1  # a whole record may be there: nothing is written over it
     return store
 
 
