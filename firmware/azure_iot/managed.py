@@ -103,7 +103,7 @@ class ManagedConnection(HubConnection):
         try:
             return self.trust.install(source, channel)
         except TrustError as error:
-            if error.code != "MEMORY" or not self.connected.is_set():
+            if error.code != "MEMORY":
                 raise
         async with self.quiet():
             source.seek(0)
@@ -173,7 +173,7 @@ class Quiet:
         self._mqtt = mqtt
 
     async def __aenter__(self) -> "Quiet":
-        log.info("closing the hub's connection: memory is short")
+        log.info("no connection to the hub for a while: its memory is needed")
         self._link.held += 1
         await self._mqtt.reconnect()
         while self._mqtt.connected.is_set():

@@ -17,7 +17,7 @@ import asyncio
 from micropython import const
 
 from . import hub, log
-from .errors import AzureIoTError
+from .errors import AzureIoTError, TrustError
 from .forever import forever
 from .inbox import Inbox
 from .transient import forget
@@ -120,17 +120,27 @@ class Upkeep:
             await (arrivals.install if job[0] == "install" else arrivals.probe)(self, *job[1:])
             job = None
 
+    async def _install_inbox(self) -> "int | None":
+        try:
+            return self.trust.install_inbox(again=True)
+        except TrustError as error:
+            if error.code != "MEMORY":
+                raise
+        async with self.client.quiet():
+            return self.trust.install_inbox()
+
     async def _look(self) -> None:
         """Look for the inbox file, and whether recovery is due, for ever."""
         while True:
             try:
-                if "inbox" in self.channels and self.trust.install_inbox() is not None:
+                if "inbox" in self.channels and await self._install_inbox() is not None:
                     log.info("trust: a package from the inbox is installed")
                     self.client.report_soon()
                 if self.trust.recovery is None and self.trust.recovery_urls():
                     self._use_recovery()
                 if self.trust.next_recovery_ms() == 0:
-                    version = await self.trust.recovery.run()
+                    async with self.client.quiet():
+                        version = await self.trust.recovery.run()
                     log.info("trust: version %d by recovery", version)
                     self.client.retry_soon()
             except AzureIoTError as error:

@@ -169,10 +169,11 @@ class TrustManager:
             self.changed("staged")
         return version
 
-    def install_inbox(self) -> int | None:
+    def install_inbox(self, again: bool = False) -> int | None:
         """Install `inbox.json` if somebody has put it there (L4); None without one.
 
-        The file is removed once it was judged, whatever the judgement.
+        The file is removed once it was judged, whatever the judgement; with `again` a refusal for
+        want of memory leaves it, as that says nothing about it.
         """
         path = self.store.path("inbox.json")
         try:
@@ -183,11 +184,16 @@ class TrustManager:
             from .files import FileSource, remove
 
             source = FileSource(path)
+            keep = False
             try:
                 return self.install(source, "inbox")
+            except RefusedError as error:
+                keep = again and error.code == "MEMORY"
+                raise
             finally:
                 source.close()
-                remove(path)
+                if not keep:
+                    remove(path)
 
     def recovery_urls(self) -> list:
         """Return where recovery may look: the firmware's list and the bundle's, default none."""
