@@ -47,7 +47,7 @@ from micropython import const
 
 from . import log
 from .core import randbelow
-from .errors import AzureIoTError
+from .errors import AzureIoTError, ConnectionFailedError
 from .transient import forget
 
 TYPE_CHECKING = const(False)
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from .client import IoTHubDeviceClient
 
 _FEED_MS = const(1000)
+_NETWORK_PAUSE_MS = const(2000)
 _MOST_SHORT = const(8)  # attempts since the last connection; usually some three minutes
 # Collecting after every 8 KiB keeps what lives long together at the start of the heap. Without it
 # the allocator walks through all of it first, and no block is left for TLS's input buffer.
@@ -96,7 +97,7 @@ class Agent:
                 config, self.clock, getattr(self.platform, "mirror", None)
             )
             options["update_agent"] = config.get("update_agent", True)
-        await platform.network_up()
+        await self._network_up()
         await self._set_time()
         self.client = await bringup.make_client(config, options, platform.kv)
         forget("azure_iot.bringup")
@@ -143,6 +144,16 @@ class Agent:
                 log.error("starting anew: no memory for a connection, %d times", _MOST_SHORT)
                 self.platform.reset()
             await asyncio.sleep_ms(_FEED_MS)
+
+    async def _network_up(self) -> None:
+        """Wait for the network: after a power cut an access point starts slower than a device."""
+        while True:
+            try:
+                await self.platform.network_up()
+                return
+            except (ConnectionFailedError, OSError) as error:
+                log.warning("no network yet: %s", error)
+            await asyncio.sleep_ms(_NETWORK_PAUSE_MS)
 
     async def _set_time(self) -> None:
         """Set the clock, never below what is proven to have passed (T2, T3)."""

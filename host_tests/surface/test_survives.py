@@ -93,3 +93,25 @@ def test_work_that_must_not_end_starts_anew_and_can_be_cancelled(device):
     began = time.monotonic()
     assert device.run(FOREVER, "forever") == [["ended", 3]]
     assert time.monotonic() - began >= 10, "a task that fails at once must not spin"
+
+
+NETWORK = """
+from azure_iot.agent import Agent
+from azure_iot.errors import ConnectionFailedError
+from azure_iot.unix.platform import Platform
+class Slow(Platform):
+    asked = 0
+    async def network_up(self):
+        self.asked += 1
+        if self.asked < 3:
+            raise (OSError("Wifi Internal Error"), ConnectionFailedError("no Wi-Fi", "wifi"))[self.asked - 1]
+async def app(client):
+    await client.send_message("up")
+    out("sent")
+asyncio.run(Agent(Slow({"connection_string": F["cs"], "roots": ["root.der"],
+    "client": {"port": F["port"]}})).run(app))
+"""
+
+
+def test_an_access_point_that_starts_slower_than_the_device_is_waited_for(device, emu):
+    assert device.run(NETWORK, "slow-net") == [["sent"]]
