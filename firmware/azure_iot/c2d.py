@@ -111,7 +111,7 @@ class C2D:
             held = await self.inbox.get()
             try:
                 await self.handler(held.message)
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:  # of a task that it awaited
                 log.error("the message handler failed: %s", repr(error))
                 self._failed(held)
                 continue

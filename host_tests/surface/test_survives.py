@@ -115,3 +115,35 @@ asyncio.run(Agent(Slow({"connection_string": F["cs"], "roots": ["root.der"],
 
 def test_an_access_point_that_starts_slower_than_the_device_is_waited_for(device, emu):
     assert device.run(NETWORK, "slow-net") == [["sent"]]
+
+
+HANDLER = """
+from azure_iot import IoTHubDeviceClient
+async def main():
+    seen = []
+    async def long():
+        await asyncio.sleep(60)
+    async def handle(message):
+        seen.append(bytes(message.data))
+        if len(seen) == 1:
+            task = asyncio.create_task(long())
+            await asyncio.sleep_ms(0)
+            task.cancel()
+            await task
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    client.on_c2d(handle)
+    client.on_event = lambda name, fact: out(name)
+    async with client:
+        while len(seen) < 2:
+            await asyncio.sleep_ms(20)
+        out("handled")
+asyncio.run(main())
+"""
+
+
+def test_a_handler_that_awaits_a_cancelled_task_is_called_again(device, emu):
+    with device.start(HANDLER, "cancelled", limit=20) as process:
+        process.wait_for("settled", 20)
+        emu.send_c2d("cancelled", b"1")
+        emu.send_c2d("cancelled", b"2")
+        process.wait_for("handled", 10)
