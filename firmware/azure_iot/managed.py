@@ -175,11 +175,15 @@ class Quiet:
     async def __aenter__(self) -> "Quiet":
         log.info("no connection to the hub for a while: its memory is needed")
         self._link.held += 1
-        await self._mqtt.reconnect()
-        while self._mqtt.connected.is_set():
-            await asyncio.sleep_ms(20)
-        self._link.hold()
-        gc.collect()
+        try:
+            await self._mqtt.reconnect()
+            while self._mqtt.connected.is_set():
+                await asyncio.sleep_ms(20)
+            self._link.hold()
+            gc.collect()
+        except BaseException:  # then nobody calls __aexit__
+            self._link.held -= 1
+            raise
         return self
 
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:

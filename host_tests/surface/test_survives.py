@@ -147,3 +147,27 @@ def test_a_handler_that_awaits_a_cancelled_task_is_called_again(device, emu):
         emu.send_c2d("cancelled", b"1")
         emu.send_c2d("cancelled", b"2")
         process.wait_for("handled", 10)
+
+
+QUIET = """
+from azure_iot import IoTHubDeviceClient
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    async def work():
+        async with client.quiet():
+            await asyncio.sleep(60)
+    async with client:
+        task = asyncio.create_task(work())
+        while not client._link.held:
+            await asyncio.sleep_ms(0)
+        task.cancel()
+        while client.connected.is_set():
+            await asyncio.sleep_ms(0)
+        await client.connect(10)
+        out("back")
+asyncio.run(main())
+"""
+
+
+def test_who_is_cancelled_while_the_connection_closes_for_him_does_not_keep_it_closed(device):
+    assert device.run(QUIET, "quiet") == [["back"]]
