@@ -171,3 +171,26 @@ asyncio.run(main())
 
 def test_who_is_cancelled_while_the_connection_closes_for_him_does_not_keep_it_closed(device):
     assert device.run(QUIET, "quiet") == [["back"]]
+
+
+KEPT = """
+from azure_iot import IoTHubDeviceClient
+from azure_iot.clock import default
+from azure_iot.tls.sessions import Sessions
+class Memory:
+    def get(self, key):
+        return b"\\xff\\xfe".decode()
+    def set(self, key, value):
+        raise ValueError("RTC memory holds 2048 bytes")
+async def main():
+    sessions = Sessions(default(), kv=Memory(), mac_key=b"k" * 32)
+    client = IoTHubDeviceClient.from_connection_string(
+        F["cs"], roots=roots, port=F["port"], sessions=sessions)
+    async with client:
+        out(sessions.why_not_kept)
+asyncio.run(main())
+"""
+
+
+def test_rtc_memory_that_holds_something_else_and_is_full_costs_the_session_only(device):
+    assert device.run(KEPT, "kept-tls", limit=20) == [["RTC memory holds 2048 bytes"]]

@@ -82,14 +82,20 @@ class Sessions:
                 )
                 self._kv.delete(_name(bound))
             else:
-                self._kv.set(_name(bound), record + self._seal(record))
+                try:
+                    self._kv.set(_name(bound), record + self._seal(record))
+                except (OSError, ValueError) as error:  # no room beside what others keep there
+                    self.why_not_kept = str(error)
         return True
 
     def get(self, bound: bytes) -> bytes | None:
         """Return the session to offer, None when there is none that may be."""
         record = self._ram.get(bound)
         if record is None and self._kv is not None:
-            record = self._unseal(bound, self._kv.get(_name(bound)))
+            try:
+                record = self._unseal(bound, self._kv.get(_name(bound)))
+            except (OSError, ValueError):  # what rests there is not ours
+                record = None
         if record is None:
             return None
         now = self._clock.unix_time()
