@@ -85,7 +85,10 @@ async def _register(config: dict, credential: object, kv: object, shared: dict) 
         found = await dps.register()
     finally:
         forget("azure_iot.provisioning", "azure_iot.dps")
-    save_assignment(kv, config["id_scope"], config["registration_id"], found)
+    try:
+        save_assignment(kv, config["id_scope"], config["registration_id"], found)
+    except (OSError, ValueError) as error:
+        log.error("the assignment is not kept for the next start: %s", error)
     return found
 
 

@@ -144,3 +144,25 @@ def test_the_assignment_is_kept_and_asked_for_again_when_the_device_is_gone(
     assert len(registrations(emu, name)) == 2
     numbers = [int(m.body) for m in emu.messages(name)]
     assert sorted(set(numbers)) == list(range(max(numbers) + 1)), "nothing accepted is lost"
+
+
+FULL = """
+from azure_iot.assignment import provisioned_client
+class Full:
+    def get(self, key):
+        return None
+    def set(self, key, value):
+        raise OSError(28)
+async def main():
+    place = {"id_scope": F["scope"], "registration_id": F["device_id"], "key": F["key"],
+             "host": "localhost", "port": F["port"]}
+    client = await provisioned_client(place, None, Full(), {"roots": roots, "port": F["port"]})
+    async with client:
+        out("connected")
+asyncio.run(main())
+"""
+
+
+def test_an_assignment_that_flash_does_not_take_is_used_all_the_same(device, emu):
+    emu.enroll("full", primary_key=KEY)
+    assert device.run(FULL, "full", cs="", scope=SCOPE, key=KEY) == [["connected"]]
