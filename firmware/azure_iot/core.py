@@ -118,6 +118,7 @@ class HubConnection:
         self._methods = None
         self._c2d = None
         self._reported = b""
+        self._hub = identity.host
         self._tasks = []
         self._settling = None
         self.on_event = None
@@ -217,6 +218,11 @@ class HubConnection:
             log.info("the bundle on trial is confirmed")
         self._event("connected", session_present)
         self._end_settling()
+        if self._hub != self.identity.host:  # DPS moved us: that hub's twin is another one
+            self._hub = self.identity.host
+            self._reported = b""
+            if self._twin is not None:
+                self._twin.version = None
         self._settling = asyncio.create_task(self._settle())
 
     def _on_disconnected(self, error: "Exception | None") -> None:
@@ -382,10 +388,12 @@ class HubConnection:
         return Collector(size, lambda body: self._on_message(topic, body, qos, pid))
 
     async def _refresh_twin(self) -> None:
-        try:
-            await self._twin.refresh()
-        except AzureIoTError as error:
-            log.warning("the twin could not be fetched: %s", error)
+        while self.connected.is_set():
+            try:
+                return await self._twin.refresh()
+            except AzureIoTError as error:
+                log.warning("the twin could not be fetched: %s", error)
+            await asyncio.sleep_ms(_SETTLE_RETRY_MS)
 
     def __repr__(self) -> str:
         state = "connected" if self.connected.is_set() else "not connected"

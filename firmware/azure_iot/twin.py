@@ -41,7 +41,7 @@ class Twin:
         self._timeout_ms = timeout_ms
         self._pending = {}
         self._rid = 0
-        self._fetching = False
+        self._fetching = self._wanted = False
         self.version = None
         self.inbox = Inbox(inbox_size)
         self.listeners = []
@@ -128,11 +128,14 @@ class Twin:
 
     async def refresh(self) -> None:
         """Fetch the twin and hand out its desired section if it is newer than what was seen."""
+        self._wanted = True
         if self._fetching:
             return
         self._fetching = True
         try:
-            desired = (await self.get())["desired"]
+            while self._wanted:  # asked for again meanwhile: the answer may be too old for that
+                self._wanted = False
+                desired = (await self.get())["desired"]
         finally:
             self._fetching = False
         version = desired.pop("$version", 0)
@@ -141,7 +144,7 @@ class Twin:
             self._deliver(DesiredChange(desired, version, True))
 
     def _deliver(self, change: DesiredChange) -> None:
-        self.version = change.version
         for listener in self.listeners:
             listener(change)
+        self.version = change.version  # not before: what a listener could not take comes again
         self.inbox.put(change)

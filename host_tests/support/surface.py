@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from taproot import interpreters
 from taproot.pki import Authority
 
 HEAP = "1m"
+HUBS = ("127.0.0.1", "127.0.0.2")  # two hubs on one port: an assignment names a host only
 
 PRELUDE = """
 import asyncio, json, sys
@@ -84,6 +86,18 @@ class Device:
 def outputs(lines: list[str]) -> list[list]:
     """What a program put out."""
     return [json.loads(line[4:]) for line in lines if line.startswith("OUT ")]
+
+
+def free_port() -> int:
+    """A port that is free on both addresses."""
+    while True:
+        with socket.create_server((HUBS[0], 0)) as first:
+            port = first.getsockname()[1]
+            try:
+                socket.create_server((HUBS[1], port)).close()
+            except OSError:
+                continue
+            return port
 
 
 class Later:

@@ -5,7 +5,8 @@ import hashlib
 import hmac
 
 import pytest
-from support.surface import Device
+from support.surface import HUBS, Device, free_port
+from taproot.emulator import EmulatorConfig, running
 from taproot.pki import Authority
 
 REGISTER = """
@@ -166,3 +167,38 @@ asyncio.run(main())
 def test_an_assignment_that_flash_does_not_take_is_used_all_the_same(device, emu):
     emu.enroll("full", primary_key=KEY)
     assert device.run(FULL, "full", cs="", scope=SCOPE, key=KEY) == [["connected"]]
+
+
+MOVED = """
+from azure_iot.assignment import provisioned_client
+from azure_iot.unix.platform import FileKV
+async def main():
+    place = {"id_scope": F["scope"], "registration_id": F["device_id"], "key": F["key"],
+             "host": "127.0.0.1", "port": F["port"]}
+    client = await provisioned_client(place, None, FileKV("."),
+        {"roots": roots, "port": F["port"], "https_port": F["https"]})
+    await client.start()
+    async for change in client.desired_properties():
+        out("desired", change.patch)
+asyncio.run(main())
+"""
+
+
+def test_the_twin_of_another_hub_counts_though_its_version_is_the_same(tmp_path, hub_root):
+    leaf = hub_root.intermediate("hubs", key="p256").leaf(
+        HUBS[0], dns=list(HUBS), ips=list(HUBS), key="p256"
+    )
+    ports = {"mqtt_port": free_port(), "https_port": free_port()}
+    places = [EmulatorConfig(bind=at, host_names=[at], chain=leaf, **ports) for at in HUBS]
+    with running(places[0]) as first, running(places[1]) as second:
+        first.enroll("moved", primary_key=KEY, hubs=(HUBS[0],))
+        for hub, name in ((first, "first"), (second, "second")):
+            hub.add_device("moved", primary_key=KEY)
+            hub.patch_desired("moved", {"hub": name})
+        device = Device(tmp_path, first, hub_root)
+        with device.start(MOVED, "moved", cs="", scope=SCOPE, key=KEY) as process:
+            process.wait_for("first", 20)
+            found = first.call(lambda: first.emulator.dps.registry.find("moved"))
+            first.call(lambda: setattr(found, "hubs", (HUBS[1],)))
+            first.set_enabled("moved", False)
+            process.wait_for("second", 30)

@@ -129,3 +129,56 @@ def test_c2d_is_acknowledged_after_the_application_took_it(device, emu):
     seen = [o for o in outputs(process.output) if len(o) == 3]
     assert [o[0] for o in seen] == ["one", "hold", "stop"]
     assert seen[0][1] == {"a": "1 2", "n": None, "e": ""}
+
+
+GAP = """
+from azure_iot import IoTHubDeviceClient
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    async with client:
+        async for change in client.desired_properties():
+            out("desired", change.patch)
+            client._twin.version -= 1  # as if one had gone missing
+asyncio.run(main())
+"""
+
+
+def test_a_refused_twin_request_after_a_gap_is_made_again(device, emu):
+    with device.start(GAP, "gap") as process:
+        process.wait_for("desired", 20)
+        emu.fault({"action": "throttle", "device": "gap"})
+        emu.patch_desired("gap", {"after": "gap"})
+        process.wait_for('"after"', 20)
+
+
+ALONE = """
+from azure_iot.twin import Twin
+async def main():
+    sent, got = [], []
+    async def publish(topic, body):
+        sent.append(topic)
+    def listener(change):
+        got.append(change.version)
+        if change.version == 3:
+            raise MemoryError
+    twin = Twin(publish, 5000, 16)
+    twin.listeners.append(listener)
+    task = asyncio.create_task(twin.refresh())
+    await asyncio.sleep_ms(20)
+    assert not twin.on_desired(b'{"$version":2}')
+    await twin.refresh()
+    twin.on_result(200, "1", None, b'{"desired":{"$version":1}}')
+    await asyncio.sleep_ms(20)
+    twin.on_result(200, "2", None, b'{"desired":{"$version":2}}')
+    await task
+    out(len(sent), got, twin.version)
+    try:
+        twin.on_desired(b'{"$version":3}')
+    except MemoryError:
+        out(got, twin.version)
+asyncio.run(main())
+"""
+
+
+def test_a_change_older_answers_do_not_show_and_one_that_was_not_taken_are_not_lost(device):
+    assert device.run(ALONE, "twin-alone") == [[2, [2], 2], [[2, 3], 2]]

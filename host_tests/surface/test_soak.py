@@ -7,19 +7,17 @@ Short: half a minute. With --long ten minutes, and the heap flat within 1 KB fro
 import base64
 import json
 import random
-import socket
 import threading
 import time
 
 import pytest
-from support.surface import Device
+from support.surface import HUBS, Device, free_port
 from taproot.emulator import EmulatorConfig, running
 
 KEY = base64.b64encode(b"k" * 32).decode()
 SCOPE = "0ne00000001"
 # A device that was refused just after it asked DPS asks again 375 s later at most (ladder.py).
 LONGEST_WAY_BACK_S = 400
-HUBS = ("127.0.0.1", "127.0.0.2")  # two hubs on one port: an assignment names a host only
 PROGRAM = """
 import gc, time
 from azure_iot import QueueFullError
@@ -67,18 +65,6 @@ async def main():
     await client.disconnect()
 asyncio.run(main())
 """
-
-
-def free_port() -> int:
-    """A port that is free on both addresses."""
-    while True:
-        with socket.create_server((HUBS[0], 0)) as first:
-            port = first.getsockname()[1]
-            try:
-                socket.create_server((HUBS[1], port)).close()
-            except OSError:
-                continue
-            return port
 
 
 class Trouble:
