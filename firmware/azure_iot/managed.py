@@ -89,7 +89,10 @@ class ManagedConnection(HubConnection):
         """Let the updater do its work, then let go of it and of all that it needed."""
         try:
             await self._updater.run()
-        except Exception as error:  # flash, memory: the next connection brings the wish again
+        except BaseException as error:  # flash, memory, disconnect()
+            self._twin.version = None  # the next connection brings the wish again
+            if not isinstance(error, Exception):
+                raise
             log.error("trust package: %r", error)
         self._wishes = self._updater.wishes
         self._updater = None

@@ -90,12 +90,12 @@ class Updater:
             return
         try:
             source = await self._obtain(wish)
-            self._settled = wish["sha256"]
             channel = "url" if "url" in wish else "twin"
             if self.client is None:
                 version = self.trust.install(source, channel)
             else:
                 version = await self.client.install_package(source, channel)
+            self._settled = wish["sha256"]
             log.info("trust package: version %d is installed", version)
             write_bytes(self._mark(), self._settled.encode())
         except TrustError as error:

@@ -335,3 +335,54 @@ def test_a_deployed_device_asks_tls_about_each_root_and_keeps_one_for_dps(
     (tmp_path / "unreadable.json").write_bytes(unread)
     out = Device(tmp_path, emu, hub_root).run(JUDGE, "judge")
     assert out == [["NOT_CA"], [3], ["NOT_CA"], ["NO_ROOTS"]]
+
+
+BROKEN = """
+from azure_iot.agent import Agent
+from azure_iot.unix.platform import Platform
+async def main():
+    agent = Agent(Platform({"connection_string": F["cs"], "factory_folder": "factory",
+        "trust_folder": "trust", "client": {"port": F["port"]}}))
+    client = await agent.start()
+    install = client.install_package
+    async def fails(source, channel):
+        client.install_package = install
+        raise MemoryError
+    if F["how"] == "raises":
+        client.install_package = fails
+        while client.install_package is not install:
+            await asyncio.sleep_ms(20)
+        await client._mqtt.reconnect()
+    else:
+        while not agent.trust.last_error:  # the download failed and waits for the next try
+            await asyncio.sleep_ms(20)
+        await client.disconnect()
+        await client.start()
+    out("again")
+    while True:
+        await asyncio.sleep(1)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("how", ["raises", "disconnects"])
+def test_a_wish_whose_work_was_cut_short_comes_again(tmp_path, world, hub_root, how):
+    from support.surface import Device
+
+    emu, fleet, old_root, old, new_root, _ = world
+    emu.switch_chain(old)
+    hub = ("hub", "dps")
+    lay_out(tmp_path, fleet, fleet.bundle_jws(version=1, roots=[("old", old_root.der, hub)]))
+    good = fleet.package(
+        fleet.bundle_jws(version=2, roots=[("old", old_root.der, hub), ("new", new_root.der, hub)])
+    )
+    url = emu.publish_file(how + ".json", good)
+    cs = emu.add_device(how).connection_string
+    missing = url.replace(how, "later") if how == "disconnects" else url
+    emu.patch_desired(how, {"trust": packages.desired_url(2, good, missing)})
+    device = Device(tmp_path, emu, hub_root)
+    with device.start(BROKEN, how, cs=cs, how=how) as process:
+        process.wait_for("again", 20)
+        emu.publish_file("later.json", good)
+        reported = lambda: emu.twin(how)["properties"]["reported"].get("trust", {})  # noqa: E731
+        until(lambda: reported().get("version") == 2, process)
