@@ -13,6 +13,7 @@ from .errors import (
     ConnectionDroppedError,
     ConnectionFailedError,
     CredentialError,
+    ProtocolError,
     ServiceError,
     TrustError,
 )
@@ -120,6 +121,8 @@ def classify(error: Exception) -> "int | None":
         return TRUST
     if isinstance(error, ServiceError):
         return THROTTLED if error.status == 429 else UNAVAILABLE
+    if isinstance(error, ProtocolError):
+        return NETWORK  # whoever answers at the hub's address, it is not the hub
     if isinstance(error, ConnectionFailedError):
         if error.reason in ("cancelled", "provider", "memory"):
             return None

@@ -5,7 +5,13 @@ import random
 
 import pytest
 from azure_iot import sas
-from azure_iot.errors import ConnectionFailedError, CredentialError, ServiceError, TrustError
+from azure_iot.errors import (
+    ConnectionFailedError,
+    CredentialError,
+    ProtocolError,
+    ServiceError,
+    TrustError,
+)
 from azure_iot.guard import Guard, classify
 from azure_iot.ladder import (
     NETWORK,
@@ -78,6 +84,7 @@ def test_certificate_verdicts_and_throttling_never_register(ladder):
         (ConnectionFailedError("CONNACK 3: server unavailable"), UNAVAILABLE),
         (ConnectionFailedError("no address", "dns"), NETWORK),
         (ConnectionFailedError("short of memory", "memory"), None),
+        (ProtocolError("an alert ended the handshake", "ALERT"), NETWORK),
         (TrustError("x", "UNTRUSTED"), TRUST),
         (ServiceError("x", 429), THROTTLED),
         (ServiceError("x", 503), UNAVAILABLE),
