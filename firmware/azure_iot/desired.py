@@ -59,7 +59,11 @@ class ChunkFile:
     def close(self) -> int:
         """Close the file; return the number of characters kept, 0 if there was a failure."""
         if self._file is not None:
-            self._file.close()
+            try:
+                self._file.close()
+            except OSError as error:  # the last bytes are written here
+                log.warning("trust: a chunk was not kept: %s", error)
+                self._bad = True
             self._file = None
         return 0 if self._bad or self.size > _MAX_CHUNK else self.size
 

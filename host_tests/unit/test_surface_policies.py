@@ -1,6 +1,7 @@
 """The pure policies of the hub client: re-provisioning ladder, renewal, dates, addresses."""
 
 import asyncio
+import io
 import random
 
 import pytest
@@ -179,3 +180,18 @@ def test_dps_out_of_reach_is_asked_again_before_the_next_attempt():
     guard.failed(CredentialError("CONNACK 5"), False)
     asyncio.run(guard.before(seen))
     assert len(seen.asked) == 4, "a registration that did happen is"
+
+
+def test_a_chunk_that_full_flash_refuses_at_its_close_is_empty(monkeypatch):
+    from azure_iot import desired
+
+    class Full(io.BytesIO):
+        def close(self):
+            raise OSError(28)
+
+    monkeypatch.setattr(desired, "open", lambda path, mode: Full(), raising=False)
+    got = []
+    sink = desired.DesiredFilter(lambda name: name, got.append)
+    sink.write(memoryview(b'{"trust":{"c0":"abc","version":2}}'))
+    sink.close()
+    assert got == [b'{"trust":{"c0":0,"version":2}}']
