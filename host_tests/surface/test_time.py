@@ -68,3 +68,35 @@ def test_a_lying_time_server_causes_no_registration(device, emu, hub_root, fleet
     assert not [e for e in emu.events() if e["type"] == "dps_register" and e["identity"] == name]
     clock = emu.twin(name)["properties"]["reported"]["clock"]
     assert clock["source"] == "authenticated"
+
+
+BEFORE = """
+import time
+from azure_iot import IoTHubDeviceClient
+from azure_iot.clock import Clock
+from azure_iot.trust.factory import Factory
+from azure_iot.trust.manager import TrustManager
+from azure_iot.trust.store import Store
+async def main():
+    clock = Clock()
+    trust = TrustManager(Store("trust", Factory.from_folder("factory")), clock)
+    clock.set_time(946684800)
+    client = IoTHubDeviceClient.from_connection_string(
+        F["cs"], trust=trust, clock=clock, port=F["port"], https_port=F["https"])
+    await client.start()
+    await asyncio.wait_for(client.connected.wait(), 20)
+    out("connected")
+    await client.disconnect()
+asyncio.run(main())
+"""
+
+
+def test_a_clock_before_2025_is_set_to_the_floor_by_who_has_a_trust_store(device, hub_root):
+    fleet = Fleet.create("demo-floor", bundle=(1, 1), root=(1, 1))
+    bundle = fleet.bundle_jws(version=1, roots=[("hub", hub_root.der, ("hub", "dps"))])
+    factory = device.folder / "factory"
+    factory.mkdir()
+    (factory / "keyset.jws").write_bytes(fleet.keyset_jws())
+    (factory / "bundle.jws").write_bytes(bundle)
+    (factory / "build_date").write_text(str(fleet.issued))
+    assert device.run(BEFORE, "before-2025") == [["connected"]]
