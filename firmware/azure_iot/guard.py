@@ -93,6 +93,8 @@ class Guard:
         self._action = 0
         trust = link.trust
         wanted = trust is not None and trust.time_repair_wanted
+        if action or wanted:
+            link.release()  # no other connection fits beside what is held
         # DPS takes the same kind of token: with a wrong clock it would refuse this device, too.
         unproven = action == REPROVISION and link.uses_token and not self.keeper.proven
         if action == REPAIR or wanted or unproven:

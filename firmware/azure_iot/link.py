@@ -160,9 +160,7 @@ class HubLink:
         """
         build = self.profile.build
         if self.held:
-            self._reserve = self._context = (
-                None  # what the connection was closed for needs this room
-            )
+            self.release()  # what the connection was closed for needs this room
         elif self._reserve is None and build.module and hasattr(tlsopt, "mem"):
             # Two pieces, no larger than the buffers that a connection just gave back.
             try:
@@ -172,6 +170,11 @@ class HubLink:
                 )
             except MemoryError:
                 log.warning("no room to hold for the next connection")
+
+    def release(self) -> None:
+        """Let go of what is held."""
+        self._reserve = self._context = None
+        gc.collect()
 
     def context(self, login: bool = False) -> TLSContext:
         """Make a context with the roots of this attempt; only `login` shows who the device is."""

@@ -116,6 +116,7 @@ class Connection:
 
     trust = None
     proven = False
+    held = True
     unreachable = 0
 
     def __init__(self, uses_token: bool) -> None:
@@ -126,10 +127,15 @@ class Connection:
     def context(self):
         return None
 
+    def release(self):
+        self.held = False
+
     async def repair(self, host, context):
+        assert not self.held, "two record buffers may not fit"
         self.asked.append("time")
 
     async def reprovision(self):
+        assert not self.held, "two record buffers may not fit"
         self.asked.append("DPS")
         if self.unreachable:
             self.unreachable -= 1
