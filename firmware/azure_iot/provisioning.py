@@ -203,7 +203,11 @@ class ProvisioningDeviceClient:
         if websocket:
             from .websocket import upgrade
 
-            return await upgrade(transport, self.host, random32)
+            try:
+                return await upgrade(transport, self.host, random32, client_cert=x509 is not None)
+            except BaseException:
+                await transport.close()
+                raise
         return transport
 
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ Not for: TLS (transport.py), MQTT (mqtt/). Specification: RFC 6455; no extension
 `Frames` is pure: bytes in, payload spans out, so that it is tested without a socket.
 """
 
+import asyncio
 import binascii
 import hashlib
 
@@ -174,7 +175,8 @@ class WebSocketTransport:
         self._in = memoryview(bytearray(_IN))
         self._at = 0
         self._end = 0
-        self._out = bytearray(_OUT)
+        self._out = bytearray(_OUT)  # None while a frame is written
+        self._pong = None  # to be sent after it
         self.tls = inner.tls
         self.explain = inner.explain
 
@@ -206,9 +208,13 @@ class WebSocketTransport:
     async def _control(self, control: tuple) -> bool:
         opcode, body = control
         if opcode == _PING:
-            await self._send(_PONG, body)
+            if self._out is None:  # a frame is on its way, perhaps half of it
+                self._pong = body
+            else:
+                await self._send(_PONG, body)
         elif opcode == _CLOSE:
-            await self._send(_CLOSE, body[:2])
+            if self._out is not None:
+                await self._send(_CLOSE, body[:2])
             return True
         return False
 
@@ -225,19 +231,22 @@ class WebSocketTransport:
             at += len(part)
 
     async def _send(self, opcode: int, part: "bytes | memoryview") -> None:
-        # One write per frame, so that two writers never interleave within a frame.
-        key = self._random32().to_bytes(4, "big")
-        head = header(opcode, len(part), key)
-        end = len(head) + len(part)
-        out = memoryview(self._out)[:end] if self._out else memoryview(bytearray(end))
+        while self._out is None:  # two writers never interleave within a frame
+            await asyncio.sleep_ms(10)
         owned, self._out = self._out, None
         try:
+            key = self._random32().to_bytes(4, "big")
+            head = header(opcode, len(part), key)
+            out = memoryview(owned)[: len(head) + len(part)]
             out[: len(head)] = head
             out[len(head) :] = part
             mask(out[len(head) :], key)
             await self._inner.write(out)
         finally:
-            self._out = owned or self._out
+            self._out = owned
+        pong, self._pong = self._pong, None
+        if pong is not None:
+            await self._send(_PONG, pong)
 
     async def close(self) -> None:
         """Close the connection; a farewell frame is tried, not waited for."""

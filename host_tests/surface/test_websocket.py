@@ -7,6 +7,7 @@ import os
 import pytest
 from azure_iot import websocket as ws
 from azure_iot.errors import ProtocolError, ServiceError
+from taproot.pki import Authority
 
 
 def frame(opcode: int, payload: bytes, final: bool = True) -> bytes:
@@ -158,3 +159,69 @@ def test_dps_over_websocket(device, emu):
     key = base64.b64encode(b"k" * 32).decode()
     emu.enroll("ws-dps", primary_key=key)
     assert device.run(DPS, "ws-dps", cs="", key=key) == [["localhost"]]
+
+
+PONG = """
+from azure_iot.websocket import WebSocketTransport
+class Inner:
+    tls = explain = None
+    def __init__(self):
+        self.sent = b""
+    async def write(self, frame):
+        frame = bytes(frame)
+        self.sent += frame[:10]
+        await asyncio.sleep_ms(30)  # the socket is full
+        self.sent += frame[10:]
+    async def read_into(self, view):
+        await asyncio.sleep_ms(F["ping_ms"])
+        if not self.asked:
+            self.asked = True
+            view[:4] = b"\\x89\\x02hi"
+            return 4
+        await asyncio.sleep_ms(200)
+        return 0
+    asked = False
+async def main():
+    inner = Inner()
+    link = WebSocketTransport(inner, lambda: 0)
+    reader = asyncio.create_task(link.read_into(memoryview(bytearray(10))))
+    await asyncio.sleep_ms(F["write_ms"])
+    await link.write(b"A" * 30)
+    await reader
+    out([c for c in inner.sent])
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(("write_ms", "ping_ms"), [(0, 10), (10, 0)])
+def test_a_pong_never_lies_within_another_frame(device, write_ms, ping_ms):
+    frames = [b"\x82\x9e\0\0\0\0" + b"A" * 30, b"\x8a\x82\0\0\0\0hi"]
+    if write_ms:
+        frames.reverse()
+    [[sent]] = device.run(PONG, "pong%d" % write_ms, write_ms=write_ms, ping_ms=ping_ms)
+    assert bytes(sent) == b"".join(frames)
+
+
+X509 = """
+from azure_iot import ProvisioningDeviceClient, X509Certificate
+read = lambda name: open(name, "rb").read()
+async def main():
+    dps = ProvisioningDeviceClient.from_x509("localhost", F["device_id"], "0ne00000001",
+        X509Certificate(read("leaf"), read("key")), roots=roots, port=F["https"], websocket=True)
+    from azure_iot import websocket
+    upgrade = websocket.upgrade
+    async def noted(*given, **options):
+        out(options.get("client_cert"))
+        return await upgrade(*given, **options)
+    websocket.upgrade = noted
+    out((await dps.register()).hub)
+asyncio.run(main())
+"""
+
+
+def test_dps_over_websocket_is_not_told_that_there_is_no_certificate(device, emu):
+    leaf = Authority.root("device root", key="p256").leaf("ws-x", key="p256", client=True)
+    (device.folder / "leaf").write_text(leaf.chain_pem)
+    (device.folder / "key").write_text(leaf.key_pem)
+    emu.enroll("ws-x", thumbprints=(leaf.sha256,))
+    assert device.run(X509, "ws-x", cs="") == [[True], ["localhost"]]
