@@ -15,6 +15,7 @@ from micropython import const
 from .bag import quote
 from .errors import CredentialError, ProtocolError, ServiceError
 from .hub import query_value
+from .identity import shown
 
 API_VERSION = "2019-03-31"
 RESULT_FILTER = "$dps/registrations/res/#"
@@ -181,7 +182,7 @@ def _refuse(code: int, message: str) -> None:
 def check_scope(text: str) -> str:
     """Accept an id scope such as `0ne00A1B2C3`. Raises CredentialError."""
     if "." in text or not text.isalpha() and not _alphanumeric(text):
-        raise CredentialError('"%s" is not an id scope: it reads like 0ne00A1B2C3' % text[:64])
+        raise CredentialError("%s is not an id scope: it reads like 0ne00A1B2C3" % shown(text))
     return text
 
 
@@ -198,5 +199,5 @@ def check_registration_id(text: str) -> str:
     for letter in text:
         good = good and ord(letter) < 128 and (letter in "-._:" or _alphanumeric(letter))
     if not good:
-        raise CredentialError('"%s" is not a registration id' % text[:64])
+        raise CredentialError("%s is not a registration id" % shown(text))
     return text

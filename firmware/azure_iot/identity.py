@@ -55,6 +55,11 @@ class Identity:
         return "<Identity %s at %s>" % (self.client_id, self.host)
 
 
+def shown(text: str) -> str:
+    """Quote what was given as a name, but not what looks like a key or has one in it."""
+    return "that (it may hold a key)" if "=" in text else '"%s"' % text[:64]
+
+
 def check_host(host: str) -> str:
     """Accept a host name; say what was pasted when it is none. Raises CredentialError."""
     if host.startswith(_SCOPES):
@@ -63,12 +68,14 @@ def check_host(host: str) -> str:
             "host comes back from DPS" % host
         )
     if "://" in host or "/" in host or ":" in host:
-        raise CredentialError('"%s" is not a bare host name: leave out scheme, port, path' % host)
+        raise CredentialError(
+            "%s is no bare host name: leave out scheme, port, path" % shown(host)
+        )
     for letter in host:
         if not (letter.isdigit() or letter in "-." or _is_letter(letter)):
-            raise CredentialError('"%s" is not a host name' % host)
+            raise CredentialError("%s is not a host name" % shown(host))
     if not host or host[0] in "-." or host.endswith("-") or ".." in host:
-        raise CredentialError('"%s" is not a host name' % host)
+        raise CredentialError("%s is not a host name" % shown(host))
     if ".service." in host:
         raise CredentialError('"%s" is for services: use the hub name devices use' % host)
     return host

@@ -111,6 +111,17 @@ def test_no_credential_shows_its_secret():
         assert key[:10] not in repr(shown) and "sig=" not in repr(shown)
 
 
+@pytest.mark.parametrize("before", ["", "HostName=h.net;DeviceId=d;SharedAccessKey="])
+def test_a_key_given_as_a_name_is_not_shown(before):
+    from azure_iot import dps, identity
+
+    key = before + "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+    for check in (identity.check_host, dps.check_scope, dps.check_registration_id):
+        with pytest.raises(CredentialError) as refused:
+            check(key)
+        assert key[-20:] not in str(refused.value) and "MDEy" not in str(refused.value)
+
+
 class Connection:
     """What a guard sees of the link, the clock and the time keeper; notes what it asks for."""
 
