@@ -194,3 +194,30 @@ asyncio.run(main())
 
 def test_rtc_memory_that_holds_something_else_and_is_full_costs_the_session_only(device):
     assert device.run(KEPT, "kept-tls", limit=20) == [["RTC memory holds 2048 bytes"]]
+
+
+PUMP = """
+from azure_iot import IoTHubDeviceClient
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    async with client:
+        await client.send_message("first")
+        make = asyncio.create_task
+        def short(work):
+            asyncio.create_task = make
+            raise MemoryError
+        asyncio.create_task = short
+        failed = 0
+        for number in range(12):
+            try:
+                await client.send_message("%d" % number, wait=False)
+            except MemoryError:
+                failed += 1
+        await asyncio.wait_for(client.send_message("last"), 10)
+        out(failed, client.stats["pending"])
+asyncio.run(main())
+"""
+
+
+def test_a_queue_that_had_no_memory_for_its_task_is_sent_later(device):
+    assert device.run(PUMP, "pump") == [[1, 0]]

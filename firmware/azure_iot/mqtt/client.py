@@ -182,8 +182,8 @@ class MQTTClient(Connection):
     def _kick(self) -> None:
         """Have what was accepted sent, if it can be."""
         if self.connected.is_set() and not self._pumping:
-            self._pumping = True
             asyncio.create_task(self._pump())
+            self._pumping = True  # not if there was no memory for the task
 
     async def _pump(self) -> None:
         """Send from the queue until it is empty or the link ends."""
