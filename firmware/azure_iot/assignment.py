@@ -12,13 +12,7 @@ from micropython import const
 from . import log
 from .client import IoTHubDeviceClient
 from .core import randbelow
-from .errors import (
-    ConnectionDroppedError,
-    ConnectionFailedError,
-    CredentialError,
-    ProtocolError,
-    ServiceError,
-)
+from .errors import AzureIoTError, CredentialError
 from .identity import check_host
 from .transient import forget
 
@@ -54,13 +48,8 @@ async def provisioned_client(
         try:
             found = await register()
             place = found.hub, found.device_id
-        except (
-            ConnectionFailedError,
-            ConnectionDroppedError,
-            ServiceError,
-            ProtocolError,
-        ) as error:
-            if getattr(error, "status", 0) == _NOT_SPOKEN:
+        except AzureIoTError as error:
+            if isinstance(error, CredentialError) or getattr(error, "status", 0) == _NOT_SPOKEN:
                 raise
             wait_ms = 5000 + randbelow(25000)
             log.warning("no assignment yet, again in %d ms: %s", wait_ms, error)

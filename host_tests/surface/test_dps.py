@@ -202,3 +202,31 @@ def test_the_twin_of_another_hub_counts_though_its_version_is_the_same(tmp_path,
             first.call(lambda: setattr(found, "hubs", (HUBS[1],)))
             first.set_enabled("moved", False)
             process.wait_for("second", 30)
+
+
+FIRST = """
+from azure_iot import assignment
+from azure_iot.unix.platform import FileKV
+assignment.randbelow = lambda limit: 0
+async def main():
+    place = {"id_scope": F["scope"], "registration_id": F["device_id"], "key": F["key"],
+             "host": "localhost", "port": F["port"]}
+    client = await assignment.provisioned_client(place, None, FileKV("."),
+        {"roots": roots, "port": F["port"]})
+    async with client:
+        out("connected")
+asyncio.run(main())
+"""
+
+
+def test_a_stranger_in_the_place_of_dps_does_not_end_the_first_start(tmp_path, hub_leaf, hub_root):
+    stranger = Authority.root("portal", key="p256").leaf(
+        "localhost", dns=["localhost"], key="p256"
+    )
+    with running(EmulatorConfig(chain=stranger)) as emu:
+        emu.enroll("first", primary_key=KEY)
+        device = Device(tmp_path, emu, hub_root)
+        with device.start(FIRST, "first", cs="", scope=SCOPE, key=KEY) as process:
+            process.wait_for("no assignment yet", 20)
+            emu.switch_chain(hub_leaf)
+            process.wait_for("connected", 20)
