@@ -19,11 +19,19 @@ if TYPE_CHECKING:
 _PAUSE_MS = const(5000)
 
 
-async def forever(work: "Callable[[], Awaitable]") -> None:
-    """Run `await work()`, and again whenever it has ended."""
+async def forever(
+    work: "Callable[[], Awaitable]", wanted: "Callable[[], object] | None" = None
+) -> None:
+    """Run `await work()`, and again whenever it has ended.
+
+    While `wanted()` is true nobody cancelled it: asyncio's wait_for had no memory for its result.
+    """
     while True:
         try:
             await work()
+        except asyncio.CancelledError:
+            if wanted is None or not wanted():
+                raise
         except Exception as error:
             log.error("%r ended what must not end: it starts anew", error)
         await asyncio.sleep_ms(_PAUSE_MS)

@@ -64,13 +64,16 @@ class Upkeep:
             self.client.want(hub.METHODS_FILTER)
         if "c2d" in self.channels:
             self.client.want_c2d()
-        self._tasks = [asyncio.create_task(forever(work)) for work in (self._look, self._work)]
+        self._tasks = [
+            asyncio.create_task(forever(work, lambda: self._tasks))
+            for work in (self._look, self._work)
+        ]
 
     def stop(self) -> None:
         """End the tasks."""
-        for task in self._tasks:
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
             task.cancel()
-        self._tasks = []
 
     def _use_recovery(self) -> None:
         from .deadlines import Deadlines

@@ -221,3 +221,29 @@ asyncio.run(main())
 
 def test_a_queue_that_had_no_memory_for_its_task_is_sent_later(device):
     assert device.run(PUMP, "pump") == [[1, 0]]
+
+
+STRAY = """
+from azure_iot.forever import forever
+async def main():
+    runs, wanted = [], [1]
+    async def work():
+        runs.append(1)
+        await asyncio.sleep(60)
+    task = asyncio.create_task(forever(work, lambda: wanted))
+    await asyncio.sleep_ms(20)
+    task.cancel()
+    while len(runs) < 2:
+        await asyncio.sleep_ms(20)
+    wanted.clear()
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        out("ended", len(runs))
+asyncio.run(main())
+"""
+
+
+def test_work_goes_on_after_a_cancellation_that_nobody_asked_for(device):
+    assert device.run(STRAY, "stray", limit=20) == [["ended", 2]]
