@@ -120,6 +120,7 @@ class HubConnection:
         self._reported = b""
         self._hub = identity.host
         self._tasks = []
+        self._loop = None
         self._settling = None
         self.on_event = None
         self.upkeep = None  # upkeep.Upkeep, where an agent runs one
@@ -169,8 +170,12 @@ class HubConnection:
 
     async def start(self) -> None:
         """Begin to connect and stay connected, without waiting for it."""
+        loop = asyncio.core._task_queue  # type: ignore[attr-defined]
         if self._tasks:
-            return
+            if self._loop is loop:
+                return
+            await self.disconnect(0)  # left over from an asyncio.run that has ended
+        self._loop = loop
         await self._mqtt.start()
         self._tasks.append(asyncio.create_task(forever(self._renew)))
         self._start_trust()

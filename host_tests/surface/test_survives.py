@@ -247,3 +247,25 @@ asyncio.run(main())
 
 def test_work_goes_on_after_a_cancellation_that_nobody_asked_for(device):
     assert device.run(STRAY, "stray", limit=20) == [["ended", 2]]
+
+
+RUNS = """
+from azure_iot import IoTHubDeviceClient
+client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+async def one(number):
+    await client.connect(10)
+    await asyncio.wait_for(client.send_message("%d" % number), 10)
+    for _ in range(12):
+        await client.send_message("more", wait=False)
+    out("sent", number)
+    raise KeyboardInterrupt  # as Ctrl-C at the REPL
+for number in range(3):
+    try:
+        asyncio.run(one(number))
+    except KeyboardInterrupt:
+        asyncio.new_event_loop()
+"""
+
+
+def test_a_second_run_at_the_repl_connects_again(device):
+    assert device.run(RUNS, "runs") == [["sent", number] for number in range(3)]

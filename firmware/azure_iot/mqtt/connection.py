@@ -123,6 +123,7 @@ class Connection:
         """Connect in the background and stay connected until stop()."""
         if self._task is not None:  # left over from an asyncio.run that has ended
             await self.stop()
+        self._pumping = False  # who pumped then may be gone with its run
         self._tasks = asyncio.core.TaskQueue()  # type: ignore[attr-defined]
         self._task = asyncio.create_task(self._run())
 
