@@ -125,14 +125,17 @@ def leftover(owner: "Upkeep") -> None:
 async def install(owner: "Upkeep", source: object, channel: str, rid: "str | None") -> None:
     """Install a whole package and answer."""
     client = owner.client
+    again = False
     try:
         version = await client.install_package(source, channel)
         await _respond(client, rid, 200, {"version": version})
     except RefusedError as error:
+        # Parts that were acknowledged do not come again: they wait for a better moment.
+        again = error.code == "MEMORY" and owner.parts is not None and owner.try_later()
         _refused(owner, error, rid)
     finally:
         source.close()
-        if channel == "c2d" and owner.parts is not None:
+        if channel == "c2d" and owner.parts is not None and not again:
             owner.parts.discard()
         remove(owner.trust.store.path(channel + ".new"))
     client.report_soon()

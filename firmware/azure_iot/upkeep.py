@@ -33,6 +33,8 @@ _SELDOM = ["azure_iot.arrivals"] + [
     "azure_iot.trust." + name for name in ("parts", "probe", "files", "sources")
 ]
 _LOOK_MS = const(2000)  # between looks at the inbox file and at recovery
+_LATER = const(5)  # looks between tries of a package that memory was short for
+_TRIES = const(3)
 _WAITING = const(4)  # packages and probes that may wait their turn
 
 
@@ -54,6 +56,8 @@ class Upkeep:
         self.deadlines = deadlines
         self.parts = None  # trust.parts.Parts, while a package comes in parts
         self._jobs = Inbox(_WAITING)
+        self._later = 0  # looks until a package in parts is tried again
+        self._tries = _TRIES
         self._tasks = []
         self._random = random
 
@@ -123,6 +127,12 @@ class Upkeep:
             await (arrivals.install if job[0] == "install" else arrivals.probe)(self, *job[1:])
             job = None
 
+    def try_later(self) -> bool:
+        """Have a package in parts tried again in a while; False when that was often enough."""
+        self._tries -= 1
+        self._later = _LATER
+        return self._tries > 0
+
     async def _install_inbox(self) -> "int | None":
         try:
             return self.trust.install_inbox(again=True)
@@ -135,6 +145,12 @@ class Upkeep:
     async def _look(self) -> None:
         """Look for the inbox file, and whether recovery is due, for ever."""
         while True:
+            if self._later:
+                self._later -= 1
+                if not self._later and self._tries > 0:
+                    from . import arrivals
+
+                    arrivals.leftover(self)
             try:
                 if "inbox" in self.channels and await self._install_inbox() is not None:
                     log.info("trust: a package from the inbox is installed")

@@ -27,7 +27,7 @@ from taproot.trust.fleet import Fleet
 from taproot.trust.roots import cloud_roots
 
 # -X heapsize for a device with SAS, and for one with X.509 that also carries the DPS client.
-HEAPS = {"unix64": ("192k", "192k"), "unix32": ("96k", "96k")}
+HEAPS = {"unix64": ("192k", "192k"), "unix32": ("96k", "112k")}
 # The drill runs with the settings of the shipped boards.
 _INTERPRETERS = {"unix64": "unix64-board", "unix32": "unix32-board"}
 _TELEMETRY_MS = 50
