@@ -10,13 +10,14 @@ export PATH := $(CURDIR)/.build/bin:$(PATH)
 SET_UP = $(PYTHON) -m tools.setup
 PYTEST = .venv/bin/pytest -n 4 --dist worksteal host_tests
 
-.PHONY: help setup demo test test-long check bench emulator clean
+.PHONY: help setup board demo test test-long check bench emulator clean
 
 help:
 	@echo "make setup      interpreters and Python packages (done by the others when needed)"
 	@echo "make demo       the main job: a device survives a root migration"
 	@echo "make test       all checks and tests, short form"
 	@echo "make test-long  the same with full counts; writes host_tests/reports/"
+	@echo "make board      also the emulated board (1.4 GB of Debian packages); make test uses it"
 	@echo "make check      format, lint, types, sizes, import directions"
 	@echo "make bench      figures: heap, instructions, bytes on the wire"
 	@echo "make emulator   a local IoT Hub and DPS to connect to"
@@ -24,6 +25,9 @@ help:
 
 setup:
 	@$(SET_UP)
+
+board:
+	@$(SET_UP) --board
 
 demo:
 	@$(SET_UP) --quiet

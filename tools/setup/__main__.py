@@ -15,7 +15,7 @@ import signal
 import time
 from pathlib import Path
 
-from tools.setup import packages, progress, sdk, sources, stock
+from tools.setup import board, packages, progress, sdk, sources, stock
 from tools.setup.builds import BUILDS, EXTRA_BUILDS, Builder
 from tools.setup.machine import Machine
 from tools.setup.stamps import Lock, Stamps, sweep
@@ -30,6 +30,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make setup", description=__doc__)
     parser.add_argument("--quiet", action="store_true", help="say nothing when nothing is to do")
     parser.add_argument("--extra", action="store_true", help="also the builds for long tests")
+    parser.add_argument("--board", action="store_true", help="also the emulated board (1.4 GB)")
     parser.add_argument("--only", metavar="STEPS", help="only these steps, by name, with commas")
     tests = parser.add_argument_group("for the tests of set-up itself")
     tests.add_argument("--root", type=Path, default=Path(__file__).resolve().parents[2])
@@ -51,7 +52,7 @@ def main() -> int:
     try:
         machine.check()
         with Lock(machine.build) as lock:
-            done = SetUp(machine, lock.descriptor, options.extra).run(only)
+            done = SetUp(machine, lock.descriptor, options.extra, options.board).run(only)
     except progress.Failure as failure:
         return progress.fail(failure)
     except OSError as error:
@@ -70,12 +71,15 @@ def main() -> int:
 class SetUp:
     """The steps in their order, and which of them are stale."""
 
-    def __init__(self, machine: Machine, lock: int, extra: bool = False) -> None:
+    def __init__(
+        self, machine: Machine, lock: int, extra: bool = False, with_board: bool = False
+    ) -> None:
         self._machine = machine
         self._lock = lock
         self._table = BUILDS + EXTRA_BUILDS if extra else BUILDS
         self._stamps = Stamps(machine.build)
         self._builder = Builder(machine, self._stamps, lock)
+        self._board = board.Board(machine, self._stamps, self._builder) if with_board else None
         self._environment = Environment(machine, self._stamps, lock)
         self._debian = not os.environ.get("MICROPYTHON_DIR")
 
@@ -94,7 +98,8 @@ class SetUp:
             fetched = machine.build / "downloads" / "SHA256.json"
             if not fetched.is_file():
                 raise sources.no_sources(machine)
-        packages.prepare(machine, self._debian, self._lock)
+        more = packages.board_groups() if "board" in todo else ()
+        packages.prepare(machine, self._debian, self._lock, more)
         if "judges" in todo:
             packages.prepare_judges(machine, self._lock)
         self._interpreters(todo)
@@ -114,11 +119,13 @@ class SetUp:
             found.append("judges")
         if self._debian and not self._stamps.fresh("sources", sources.key_of_debian()):
             found += ["sources", "mpy-cross", *(build.name for build in self._table)]
+            found += ["board"] if self._board else []
         else:
             tree = sources.prepare(self._machine, self._stamps)
             if not self._builder.mpy_cross_fresh(tree):
                 found.append("mpy-cross")
             found += [build.name for build in self._builder.stale(tree, self._table)]
+            found += ["board"] if self._board and not self._board.fresh(tree) else []
         if self._debian and not stock.fresh(self._stamps):
             found.append("stock")
         found += self._environment.stale()
@@ -129,13 +136,15 @@ class SetUp:
     def _interpreters(self, todo: list[str]) -> None:
         """Sources, MicroPython's compiler, every interpreter of the table that is stale."""
         builds = [build for build in self._table if build.name in todo]
-        if not builds and not {"sources", "mpy-cross"} & set(todo):
+        if not builds and not {"sources", "mpy-cross", "board"} & set(todo):
             return
         tree = sources.prepare(self._machine, self._stamps, self._lock)
         if not self._builder.mpy_cross_fresh(tree):
             self._builder.make_mpy_cross(tree)
         for build in builds:
             self._builder.make(tree, build)
+        if self._board and "board" in todo:
+            self._board.make(tree)
 
 
 sys.exit(main())

@@ -141,7 +141,7 @@ class Builder:
         key = digest_of(sources.key, compiler())
         with step("mpy-cross", "building MicroPython's compiler"):
             self._stamps.drop("mpy-cross")
-            made = self._make("mpy-cross", key, sources.folder / "mpy-cross", [], "mpy-cross")
+            made = self.compile("mpy-cross", key, sources.folder / "mpy-cross", [], "mpy-cross")
             target = self._machine.build / "bin" / "mpy-cross"
             copy_atomically(made, target)
             self._stamps.write("mpy-cross", key, [target])
@@ -152,7 +152,7 @@ class Builder:
         key = self._key(sources, build)
         with step(build.name, f"building for: {build.purpose}") as note:
             self._stamps.drop(build.name)
-            made = self._make(
+            made = self.compile(
                 build.name,
                 digest_of(sources.key, compiler(), build.arguments, self._makefiles()),
                 sources.folder / "ports" / "unix",
@@ -184,7 +184,9 @@ class Builder:
         """Makefiles of variant and modules: make does not see when these change."""
         return digest_of_files(self._boards, self._boards.glob("u*/**/*.mk"))
 
-    def _make(self, name: str, key: str, folder: Path, arguments: list[str], product: str) -> Path:
+    def compile(
+        self, name: str, key: str, folder: Path, arguments: list[str], product: str
+    ) -> Path:
         """Run make in a folder of its own; made anew when `key` changed or the last run was killed."""
         objects = self._machine.build / "obj" / name
         kept, running = objects / "taproot-key", objects / "taproot-running"

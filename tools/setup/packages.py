@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from tools.setup.progress import Beat, Failure, clean_environment, run, say, ste
 from tools.setup.sources import KEYRING, apt_folder, own_lists
 from tools.setup.stamps import remove, write_atomically
 
+EMULATOR = "qemu-system-riscv32"
 INSTALL = ("apt-get", "install", "-y", "--no-install-recommends")
 
 
@@ -56,6 +57,23 @@ def _imports(modules: str) -> bool:
     return subprocess.run(line, capture_output=True, check=False).returncode == 0
 
 
+def board_groups() -> list[Group]:
+    """What the emulated board takes: about 1.4 GB installed."""
+
+    def present() -> bool:
+        compiler = shutil.which("riscv64-unknown-elf-gcc")
+        if compiler is None:
+            return False
+        line = [compiler, "--print-file-name=picolibc.specs"]
+        found = subprocess.run(line, capture_output=True, text=True, check=False).stdout.strip()
+        return Path(found).is_file()
+
+    return [
+        Group("board", ("qemu-system-misc",), lambda: shutil.which(EMULATOR) is not None),
+        Group("board", ("gcc-riscv64-unknown-elf", "picolibc-riscv64-unknown-elf"), present),
+    ]
+
+
 def groups(debian_sources: bool) -> list[Group]:
     """What must be there before anything can be made."""
     found = [
@@ -69,9 +87,11 @@ def groups(debian_sources: bool) -> list[Group]:
     return found
 
 
-def prepare(machine: Machine, debian_sources: bool, lock: int | None) -> None:
+def prepare(
+    machine: Machine, debian_sources: bool, lock: int | None, more: Sequence[Group] = ()
+) -> None:
     """See that the packages are there, or install them, or say what to type."""
-    wanted = groups(debian_sources)
+    wanted = [*groups(debian_sources), *more]
     missing = [group for group in wanted if not group.present()]
     if not missing:
         return
