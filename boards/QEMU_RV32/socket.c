@@ -11,7 +11,7 @@
 //   3 close                                3 closed: the slot is free again
 //   4 window  bytes more that may be sent (16 bit), to either side
 //                                          5 end of stream
-//                                          6 error: errno (1 byte)
+//                                          6 error: errno of this C library (1 byte)
 //
 // Each side may send WINDOW bytes of data and then as many as the other side has taken. A slot is
 // used again only after the helper's `closed`, so no frame reaches a later connection.

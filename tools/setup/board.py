@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from tools.setup import sources
 from tools.setup.builds import Builder
 from tools.setup.machine import Machine
 from tools.setup.packages import EMULATOR
@@ -31,26 +32,26 @@ class Board:
         self._stamps = stamps
         self._builder = builder
 
-    def fresh(self, sources: Sources) -> bool:
+    def fresh(self, tree: Sources) -> bool:
         """True when the firmware is there and of these sources, compiler and files."""
-        return self._stamps.fresh("board", self._key(sources))
+        return self._stamps.fresh("board", self._key(tree))
 
-    def make(self, sources: Sources) -> None:
+    def make(self, tree: Sources) -> None:
         """Build the firmware, boot it once, put it in place."""
         build, folder = self._machine.build, self._machine.root / "boards" / "QEMU_RV32"
         target = build / "bin" / "board.elf"
-        key = self._key(sources)
+        key = self._key(tree)
         with step("board", "building for: the device package on emulated bare metal") as note:
             self._stamps.drop("board")
             made = self._builder.compile(
                 "board",
-                digest_of(sources.key, _compiler(), HEAP, self._files(("*.[ch]", "*.mk", "*.ld"))),
-                sources.folder / "ports" / "qemu",
+                digest_of(tree.key, _compiler(), HEAP, self._files(("*.[ch]", "*.mk", "*.ld"))),
+                tree.folder / "ports" / "qemu",
                 [
                     "BOARD=QEMU_RV32",
                     f"BOARD_DIR={folder}",
                     f"MICROPY_MPYCROSS={build}/bin/mpy-cross",
-                    f"MBEDTLS_DIR={sources.mbedtls}",
+                    f"MBEDTLS_DIR={tree.mbedtls}",
                     f"MICROPY_HEAP_SIZE={HEAP}",
                 ],
                 "firmware.elf",
@@ -60,8 +61,8 @@ class Board:
             self._stamps.write("board", key, [target])
             note(f"heap of {HEAP // 1024} KiB")
 
-    def _key(self, sources: Sources) -> str:
-        return digest_of(sources.key, _compiler(), HEAP, self._files(("*",)))
+    def _key(self, tree: Sources) -> str:
+        return digest_of(tree.key, _compiler(), HEAP, self._files(("*",)))
 
     def _files(self, patterns: tuple[str, ...]) -> str:
         """One key for the files that go in, of these names."""
@@ -76,6 +77,14 @@ class Board:
         return digest_of_files(
             root, [p for p in found if p.is_file() and "__pycache__" not in p.parts]
         )
+
+
+def is_fresh(root: Path) -> bool:
+    """True when the firmware in a checkout's `.build` is of the checkout's present files."""
+    machine = Machine(root)
+    stamps = Stamps(machine.build)
+    board = Board(machine, stamps, Builder(machine, stamps, None))
+    return bool(stamps.read("board")) and board.fresh(sources.prepare(machine, stamps))
 
 
 def _compiler() -> str:

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from taproot.console import UsageFailed
 
@@ -138,8 +139,8 @@ def run(
             raise
 
 
-class Process:
-    """A running MicroPython program whose lines are read as they come.
+class Program:
+    """A running program whose lines are read as they come.
 
     `limit` is a hard bound in seconds; `folder` is its working directory (a temporary one when
     None, removed at the end). Both streams are collected; stdout lines can be waited for.
@@ -147,19 +148,18 @@ class Process:
 
     def __init__(
         self,
-        build: str,
-        script: str | Path,
-        *args: str,
-        heap: str | None = None,
+        line: Sequence[str],
+        *,
         limit: float = 120,
         folder: Path | str | None = None,
         env: dict[str, str] | None = None,
-        frozen: bool = False,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self._own_folder = None if folder else tempfile.mkdtemp(prefix="taproot-")
         self.folder = Path(folder or self._own_folder or ".")
-        self._line = command_line(build, script, args, heap)
-        self._env = environment(frozen, env)
+        self._line = list(line)
+        self._env = env
+        self._pass_fds = tuple(pass_fds)
         self._limit = limit
         self._queue: queue.Queue[str | None] = queue.Queue()
         self.output: list[str] = []
@@ -169,7 +169,7 @@ class Process:
         self._readers: list[threading.Thread] = []
         self.timed_out = False
 
-    def start(self) -> Process:
+    def start(self) -> Self:
         """Start the program."""
         process = self._process = subprocess.Popen(
             self._line,
@@ -181,6 +181,7 @@ class Process:
             text=True,
             errors="replace",
             bufsize=1,
+            pass_fds=self._pass_fds,
         )
         for stream, sink, feed in (
             (process.stdout, self.output, True),
@@ -280,7 +281,7 @@ class Process:
                 reader.join(KILL_AFTER_S)
         return "\n".join(["--- stdout", *self.output, "--- stderr", *self.errors])
 
-    def __enter__(self) -> Process:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(
@@ -290,3 +291,25 @@ class Process:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class Process(Program):
+    """A MicroPython program on the interpreter `build`, running."""
+
+    def __init__(
+        self,
+        build: str,
+        script: str | Path,
+        *args: str,
+        heap: str | None = None,
+        limit: float = 120,
+        folder: Path | str | None = None,
+        env: dict[str, str] | None = None,
+        frozen: bool = False,
+    ) -> None:
+        super().__init__(
+            command_line(build, script, args, heap),
+            limit=limit,
+            folder=folder,
+            env=environment(frozen, env),
+        )
