@@ -121,6 +121,7 @@ def fast_forward(board):
 
 
 PLANS = {
+    "first_stage_confirm": stage_confirm,
     "stage_confirm": stage_confirm,
     "stage_revert_stage_confirm": stage_revert_stage_confirm,
     "stage_distrust": stage_distrust,
@@ -147,17 +148,18 @@ def facts(store):
     )
 
 
-def prepare(kind, root):
-    """Return the image before the plan: v2 confirmed and four other files."""
+def prepare(kind, root, plan_name):
+    """Return the image before the plan: v2 confirmed (not for a plan of a new device), four files."""
     board = Board(kind, root)
     board.format()
     board.mount()
     for name, data in NEIGHBOURS.items():
         with open("/flash/" + name, "wb") as file:
             file.write(data)
-    board.boot()
-    board.install("v2")
-    board.confirm()
+    if not plan_name.startswith("first"):
+        board.boot()
+        board.install("v2")
+        board.confirm()
     unmount()
     return bytes(board.flash.data)
 
@@ -210,7 +212,9 @@ def judge(kind, root, image, plan_name, states, before):
         if found not in states:
             return "state %r" % (found,)
         state = board.store.state
-        if state.good is None or board.store.facts(state.good) is None:
+        if (state.good is None and before[0] is not None) or (
+            state.good is not None and board.store.facts(state.good) is None
+        ):
             return "the good slot is gone"
         # New bundle keys start versions anew: floor and seen may then fall.
         kept = (3, 4, 5, 6) if state.kver == 1 else (5, 6)
@@ -310,7 +314,7 @@ class Judge:
 def main():
     root, kind, plan_name, how, step = sys.argv[1:6]
     first = int(sys.argv[6]) if len(sys.argv) > 6 else 1
-    image = prepare(kind, root)
+    image = prepare(kind, root, plan_name)
     flash, states = recorded(kind, root, image, PLANS[plan_name])
     before = states[0]
     print(json.dumps(["ops", flash.operations]))

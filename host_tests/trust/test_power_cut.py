@@ -52,7 +52,7 @@ def cut(catalogue, tmp_path, record_property, firmware):
 
 
 @pytest.mark.requirement(*IDS)
-@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("plan", ["first_stage_confirm", *PLANS])
 def test_littlefs_survives_a_cut(plan, cut, count):
     _, _, bad = cut("power_cut.py", "lfs", plan, "single", count("13", "1"))
     assert bad == []

@@ -46,8 +46,10 @@ def stage(
     digest: SHA-256 of the payload's characters, as verified. source: ota, recovery or inbox.
     """
     _even(store)
-    if store.state.seq == 0 and store.state.good is not None:
-        store._write(store.state.copy())  # recovered from the slots: on record before anything
+    if store.state.seq == 0:
+        # On record before a slot is written: without any record the slots' signatures decide, and
+        # a bundle that was never tried would rule after a power cut.
+        store._write(store.state.copy())
     if store.state.trial is not None:
         store._write(_without_trial(store))
     slot = 1 - store.state.good.slot if store.state.good else 0
