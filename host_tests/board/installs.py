@@ -33,7 +33,9 @@ class Clock:
 
 def out(*facts):
     """Say how far it is."""
-    print("OUT", json.dumps(facts + (mem32[BEGUN],)))
+    facts = list(facts)
+    facts.append(mem32[BEGUN])
+    print("OUT", json.dumps(facts))
 
 
 store = Store("/trust", Factory.from_folder("factory"))

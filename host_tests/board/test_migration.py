@@ -72,14 +72,21 @@ def test_the_board_installs_a_bundle_and_survives_the_switch(record_property):
             until(lambda: len(hub.messages("board")) > refused_at + 30, board)
             until(lambda: reported().get("via") == new.root.sha256, board)
             board.kill()
-            said = outputs(board.output)
+            said, flash, stack = outputs(board.output), board.flash(), board.stack_used()
         numbers = [int(message.body) for message in hub.messages("board")]
+        # A power cut later it needs nobody: the new root is in its flash.
+        with EmulatedBoard(flash, limit=60) as board:
+            until(lambda: len(hub.messages("board")) > len(numbers) + 5, board)
+        shakes = [event for event in hub.events() if event["type"] == "tls"]
+    assert {event["tls"] for event in shakes} == {"TLSv1.2"}
+    assert len(shakes) >= 4, "first, trial, new root, after the power cut"
     assert sorted(set(numbers)) == list(range(max(numbers) + 1)), "a message was lost"
+    assert stack < 16 * 1024, "what a task of MicroPython has on an ESP32"
     heaps = [facts for name, *facts in said if name == "heap"]
     used, free = max(h[0] for h in heaps), min(h[1] for h in heaps)
     text = (
-        f"{len(set(numbers))} messages, heap in use at most {used} B (least free {free} B), "
-        f"TLS peak {heaps[-1][2]} B, largest TLS block {heaps[-1][3]} B"
+        f"{len(set(numbers))} messages, {len(shakes)} connections, {shakes[-1]['suite']}, heap in use at most {used} B (least free {free} B), "
+        f"TLS peak {heaps[-1][2]} B, largest TLS block {heaps[-1][3]} B, stack {stack} B"
     )
     print(text)
     record_property("emulated_board", text)

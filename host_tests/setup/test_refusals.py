@@ -112,6 +112,23 @@ def test_no_compiler_prints_the_one_command(checkout: Checkout, tmp_path: Path) 
     assert command.split()[-3:] == ["gcc", "libc6-dev", "gcc-multilib"]
 
 
+def test_the_emulated_board_asks_for_its_packages_only_when_it_is_wanted(
+    checkout: Checkout, tmp_path: Path
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in TOOLS:
+        found = shutil.which(name)
+        if found:
+            (programs / name).symlink_to(found)
+    text = refused(checkout, "--ordinary-user", "--only", "sources", PATH=str(programs))
+    assert "riscv64" not in text and "qemu" not in text
+    text = refused(checkout, "--ordinary-user", "--board", "--only", "board", PATH=str(programs))
+    wanted = ["qemu-system-misc", "gcc-riscv64-unknown-elf", "picolibc-riscv64-unknown-elf"]
+    command = next(line for line in text.splitlines() if "sudo apt-get install" in line)
+    assert command.split()[-3:] == wanted
+
+
 def test_another_processor_is_refused_in_one_line(checkout: Checkout) -> None:
     text = refused(checkout, "--processor", "aarch64")
     assert "set-up: this processor is aarch64" in text

@@ -19,6 +19,8 @@ from taproot.emulated_board.network import Network
 EMULATOR = "qemu-system-riscv32"
 MEMORY_SIZE = 16 << 20
 FLASH_OFFSET, FLASH_SIZE = 0x800000, 1 << 20  # boards/QEMU_RV32/board.ld
+STACK_OFFSET, STACK_SIZE = 0x480000, 32 << 10
+STACK_UNUSED = b"\xbb"  # what the port fills it with at start
 OPERATIONS = struct.Struct("<II")  # begun, ended; behind the flash
 
 
@@ -85,6 +87,11 @@ class EmulatedBoard(interpreters.Program):
         """Flash operations begun and ended: they differ when the power went inside one."""
         begun, ended = OPERATIONS.unpack(self._area(FLASH_OFFSET + FLASH_SIZE, OPERATIONS.size))
         return begun, ended
+
+    def stack_used(self) -> int:
+        """The most of the stack that was in use since the start, in bytes."""
+        stack = self._area(STACK_OFFSET, STACK_SIZE)
+        return STACK_SIZE - (len(stack) - len(stack.lstrip(STACK_UNUSED)))
 
     def _area(self, offset: int, size: int) -> bytes:
         with self._memory.open("rb") as file:
