@@ -111,7 +111,7 @@ static mp_obj_t socket_make_new(const mp_obj_type_t *type, size_t n_args, size_t
     return MP_OBJ_FROM_PTR(self);
 }
 
-// Wait for what `flags` asks; an errno, 0 when it is there.
+// What a poll finds of what `flags` asks.
 static uintptr_t ready(socket_obj_t *self, uintptr_t flags) {
     socket_poll();
     slot_t *slot = self->slot;
@@ -134,6 +134,7 @@ static uintptr_t ready(socket_obj_t *self, uintptr_t flags) {
     return found;
 }
 
+// Wait for what `flags` asks; an errno, 0 when it is there.
 static int wait_for(socket_obj_t *self, uintptr_t flags) {
     mp_uint_t started = mp_hal_ticks_ms();
     uintptr_t found;
@@ -182,9 +183,9 @@ static mp_obj_t socket_connect(mp_obj_t self_in, mp_obj_t address) {
     self->slot = slot;
     memcpy(payload + 2, host, length);
     send(slot, OPEN, payload, 2 + length);
-    int error = wait_for(self, MP_STREAM_POLL_WR);
+    int error = self->timeout_ms == 0 ? MP_EINPROGRESS : wait_for(self, MP_STREAM_POLL_WR);
     if (error != 0) {
-        mp_raise_OSError(error == MP_EAGAIN ? MP_EINPROGRESS : error);
+        mp_raise_OSError(error);
     }
     return mp_const_none;
 }

@@ -45,7 +45,9 @@ class Board:
             self._stamps.drop("board")
             made = self._builder.compile(
                 "board",
-                digest_of(tree.key, _compiler(), HEAP, self._files(("*.[ch]", "*.mk", "*.ld"))),
+                digest_of(
+                    tree.key, self._compiler(), HEAP, self._files(("*.[ch]", "*.mk", "*.ld"))
+                ),
                 tree.folder / "ports" / "qemu",
                 [
                     "BOARD=QEMU_RV32",
@@ -58,11 +60,18 @@ class Board:
             )
             _try(made)
             copy_atomically(made, target, 0o644)
-            self._stamps.write("board", key, [target])
+            self._stamps.write("board", key, [target], compiler=self._compiler())
             note(f"heap of {HEAP // 1024} KiB")
 
     def _key(self, tree: Sources) -> str:
-        return digest_of(tree.key, _compiler(), HEAP, self._files(("*",)))
+        return digest_of(tree.key, self._compiler(), HEAP, self._files(("*",)))
+
+    def _compiler(self) -> str:
+        """The cross compiler's version; without one, of the compiler that built the firmware."""
+        if shutil.which(COMPILER) is None:
+            return str(self._stamps.read("board").get("compiler", "none"))
+        line = [COMPILER, "--version"]
+        return subprocess.run(line, capture_output=True, text=True, check=False).stdout
 
     def _files(self, patterns: tuple[str, ...]) -> str:
         """One key for the files that go in, of these names."""
@@ -75,7 +84,7 @@ class Board:
         if "*" in patterns:
             found.add(root / "firmware" / "manifest.py")
         return digest_of_files(
-            root, [p for p in found if p.is_file() and "__pycache__" not in p.parts]
+            root, [p for p in found if p.is_file() and p.suffix not in (".md", ".pyc")]
         )
 
 
@@ -85,14 +94,6 @@ def is_fresh(root: Path) -> bool:
     stamps = Stamps(machine.build)
     board = Board(machine, stamps, Builder(machine, stamps, None))
     return bool(stamps.read("board")) and board.fresh(sources.prepare(machine, stamps))
-
-
-def _compiler() -> str:
-    """The cross compiler's version; "none" without one."""
-    if shutil.which(COMPILER) is None:
-        return "none"
-    line = [COMPILER, "--version"]
-    return subprocess.run(line, capture_output=True, text=True, check=False).stdout
 
 
 def _try(made: Path) -> None:
