@@ -38,11 +38,10 @@ test:
 	@.venv/bin/python -m taproot.checks
 	@$(PYTEST)
 
-# Soaks and fault rows mostly wait, so a third worker fits on two cores.
 test-long:
 	@$(SET_UP) --quiet --extra
 	@.venv/bin/python -m taproot.checks
-	@$(subst -n 4,-n 3,$(PYTEST)) --long --summary host_tests/reports/long-run.md
+	@$(PYTEST) --long --summary host_tests/reports/long-run.md
 
 check:
 	@$(SET_UP) --quiet
