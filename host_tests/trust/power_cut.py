@@ -212,9 +212,11 @@ def judge(kind, root, image, plan_name, states, before):
         if found not in states:
             return "state %r" % (found,)
         state = board.store.state
-        if (state.good is None and before[0] is not None) or (
-            state.good is not None and board.store.facts(state.good) is None
-        ):
+        if state.good is None:
+            lost = not plan_name.startswith("first")
+        else:
+            lost = board.store.facts(state.good) is None
+        if lost:
             return "the good slot is gone"
         # New bundle keys start versions anew: floor and seen may then fall.
         kept = (3, 4, 5, 6) if state.kver == 1 else (5, 6)

@@ -1370,6 +1370,13 @@ def distrust_during_a_handshake_of_unknown_root(env):
     same(env.trust.mqtt_accepted(attempt), True)
 
 
+def names_that_nothing_has(env):
+    """R-46: functions that are loaded for a call are the listed ones; any other name is an error."""
+    env.boot()
+    for thing in (env.trust, env.store):
+        same(hasattr(thing, "no_such_name"), False)
+
+
 def records_that_memory_hides(env):
     """R-21 R-35: records that could not be read for lack of memory are not written over."""
     env.boot()
