@@ -67,10 +67,11 @@ def count(long_run: bool):
 
 @pytest.fixture
 def not_checked(record_property, request):
-    """`not_checked("why")` ends a test that cannot run on this machine, and says so at the end."""
+    """`not_checked("why")` ends a test that cannot run on this machine, and says so at the end;
+    with `folder=True` once for all the tests that say the same."""
 
-    def end(why: str) -> None:
-        record_property("not_checked", f"{request.node.nodeid}: {why}")
+    def end(why: str, folder: bool = False) -> None:
+        record_property("not_checked", why if folder else f"{request.node.nodeid}: {why}")
         pytest.skip(why)
 
     return end

@@ -2,7 +2,7 @@
 
 Responsible for: bringing the parts up in the right order and keeping them up. Not for: ports (a
 `platform` object brings them), what the device does (the `app` coroutine).
-Source: contracts.md section 5 (`platform`), trust-store.md section 9 (time).
+Source: contracts.md section 5 (`platform`), T1 to T10 (host_tests/trust/requirements.toml).
 
 A whole `main.py`:
 

@@ -2,7 +2,7 @@
 
 Responsible for: streaming a package to flash, joining parts, the work itself and its answer. Not
 for: what runs all the time (upkeep.py), which loads this module when something comes and forgets
-it when nothing waits; judging a package (trust/). Source: contracts.md section 5, trust-store 8.2.
+it when nothing waits; judging a package (trust/). Source: contracts.md section 5, R-49.
 """
 
 import asyncio
@@ -125,18 +125,20 @@ def leftover(owner: "Upkeep") -> None:
 async def install(owner: "Upkeep", source: object, channel: str, rid: "str | None") -> None:
     """Install a whole package and answer."""
     client = owner.client
+    in_parts = channel == "c2d" and owner.parts is not None
     again = False
     try:
         version = await client.install_package(source, channel)
         await _respond(client, rid, 200, {"version": version})
     except RefusedError as error:
         # Parts that were acknowledged do not come again: they wait for a better moment.
-        again = error.code == "MEMORY" and owner.parts is not None and owner.try_later()
+        again = in_parts and error.code == "MEMORY" and owner.try_later()
         _refused(owner, error, rid)
     finally:
         source.close()
-        if channel == "c2d" and owner.parts is not None and not again:
+        if in_parts and not again:
             owner.parts.discard()
+            owner.tries = 0
         remove(owner.trust.store.path(channel + ".new"))
     client.report_soon()
 

@@ -2,7 +2,7 @@
 
 Responsible for: turning failed attempts into one of three actions. Not for: carrying them out
 (guard.py), delays between attempts (backoff.py), roots (trust/ladder.py).
-Source: azure-docs "Device management at scale with DPS", trust-store.md T10.
+Source: azure-docs "Device management at scale with DPS", T10.
 
     ladder.failed(REFUSED, now_s, clock_proven=False)  ->  REPAIR
 

@@ -182,8 +182,11 @@ class HubLink:
         # A resumed handshake verifies nothing, so it could not confirm a trial.
         fresh = attempt is None or not attempt.is_trial
         bundle = getattr(attempt, "version", None) or 0
-        context = self._context if login and fresh else None
-        self._context = None
+        context = None
+        if login:
+            if fresh:
+                context = self._context
+            self._context = None  # until it has connected again
         if context is not None and context.bundle == bundle:
             if attempt is not None:
                 context.roots = attempt.roots

@@ -3,7 +3,7 @@
 Responsible for: authenticated time from a verified HTTPS answer (T10), repair of a clock that a
 handshake or a refused token puts in doubt (T5). Not for: the hardware clock (clock.py), NTP
 itself (the platform), floors on flash (trust/).
-Source: trust-store.md section 9.
+Source: T1 to T10 (host_tests/trust/requirements.toml).
 
     keeper = TimeKeeper(clock, sync=platform.sync_time, trust=trust)
     await keeper.confirm("h.azure-devices.net", context)     # True: the time is now proven

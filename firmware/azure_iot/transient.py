@@ -36,8 +36,7 @@ def forget(*names: str) -> None:
     for name in names:
         if sys.modules.pop(name, None) is not None:
             parent, _, last = name.rpartition(".")
-            parent = sys.modules.get(parent)
-            if hasattr(
-                parent, last
-            ):  # not if memory ran out in the import, or the parent went first
-                delattr(parent, last)
+            package = sys.modules.get(parent)
+            # Not there if memory ran out in the import, or the package itself went first.
+            if hasattr(package, last):
+                delattr(package, last)

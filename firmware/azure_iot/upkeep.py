@@ -2,7 +2,7 @@
 
 Responsible for: knowing what is for the trust store, the queue of its work, the inbox file,
 network recovery. Not for: packages named in the twin (updater.py), what came and how it is worked
-on (arrivals.py, loaded for the moment). Source: contracts.md section 5, trust-store 7.1 and 10.
+on (arrivals.py, loaded for the moment). Source: contracts.md section 5, G1 to G9.
 
     direct method trust.install   payload: the package          -> {"version": n} or {"code": …}
     direct method trust.probe     payload: {"host", "port", "root"} -> the result
@@ -57,7 +57,7 @@ class Upkeep:
         self.parts = None  # trust.parts.Parts, while a package comes in parts
         self._jobs = Inbox(_WAITING)
         self._later = 0  # looks until a package in parts is tried again
-        self._tries = _TRIES
+        self.tries = 0  # of that package, for want of memory
         self._tasks = []
         self._random = random
 
@@ -129,9 +129,9 @@ class Upkeep:
 
     def try_later(self) -> bool:
         """Have a package in parts tried again in a while; False when that was often enough."""
-        self._tries -= 1
-        self._later = _LATER
-        return self._tries > 0
+        self.tries += 1
+        self._later = _LATER if self.tries < _TRIES else 0
+        return self._later > 0
 
     async def _install_inbox(self) -> "int | None":
         try:
@@ -147,7 +147,7 @@ class Upkeep:
         while True:
             if self._later:
                 self._later -= 1
-                if not self._later and self._tries > 0:
+                if not self._later:
                     from . import arrivals
 
                     arrivals.leftover(self)

@@ -13,13 +13,9 @@ from tools.setup.board import is_fresh
 
 
 @pytest.fixture(autouse=True)
-def board(record_property):
-    """End a test that cannot run here, or would run firmware of other sources; one line for all."""
-    why = None
+def board(not_checked):
+    """End a test that cannot run here, or would run firmware of other sources."""
     if shutil.which(EMULATOR) is None or not firmware().is_file():
-        why = "emulated board: run make board"
+        not_checked("emulated board: run make board", folder=True)
     elif not is_fresh(ROOT):
-        why = "emulated board: older than its sources, run make board"
-    if why is not None:
-        record_property("not_checked", why)
-        pytest.skip(why)
+        not_checked("emulated board: older than its sources, run make board", folder=True)

@@ -98,13 +98,19 @@ def test_an_unsigned_mirror_is_refused(checkout: Checkout, tmp_path: Path) -> No
     assert not list((checkout.build / "src").glob("*"))
 
 
-def test_no_compiler_prints_the_one_command(checkout: Checkout, tmp_path: Path) -> None:
-    programs = tmp_path / "bin"
+def bare_machine(folder: Path) -> Path:
+    """A folder of programs as on a machine without compilers."""
+    programs = folder / "bin"
     programs.mkdir()
     for name in TOOLS:
         found = shutil.which(name)
         if found:
             (programs / name).symlink_to(found)
+    return programs
+
+
+def test_no_compiler_prints_the_one_command(checkout: Checkout, tmp_path: Path) -> None:
+    programs = bare_machine(tmp_path)
     text = refused(checkout, "--ordinary-user", "--only", "sources", PATH=str(programs))
     assert "build: gcc libc6-dev" in text
     assert "32-bit: gcc-multilib" in text
@@ -115,12 +121,7 @@ def test_no_compiler_prints_the_one_command(checkout: Checkout, tmp_path: Path) 
 def test_the_emulated_board_asks_for_its_packages_only_when_it_is_wanted(
     checkout: Checkout, tmp_path: Path
 ) -> None:
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name in TOOLS:
-        found = shutil.which(name)
-        if found:
-            (programs / name).symlink_to(found)
+    programs = bare_machine(tmp_path)
     text = refused(checkout, "--ordinary-user", "--only", "sources", PATH=str(programs))
     assert "riscv64" not in text and "qemu" not in text
     text = refused(checkout, "--ordinary-user", "--board", "--only", "board", PATH=str(programs))

@@ -9,6 +9,7 @@ Every server is bound to loopback, serves until it is closed and joins its threa
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import re
 import select
@@ -36,7 +37,7 @@ EIGHT = (
 )
 
 
-class _Listener:
+class _Listener(abc.ABC):
     """Accept loop in a thread; one thread per connection; all joined at the end."""
 
     def __init__(self) -> None:
@@ -47,8 +48,9 @@ class _Listener:
         self._closing = False
         self.failures: list[str] = []
 
+    @abc.abstractmethod
     def serve(self, conn: socket.socket) -> None:
-        raise NotImplementedError
+        """Serve one connection to its end."""
 
     def _run(self) -> None:
         while not self._closing:

@@ -182,3 +182,33 @@ asyncio.run(main())
 
 def test_a_change_older_answers_do_not_show_and_one_that_was_not_taken_are_not_lost(device):
     assert device.run(ALONE, "twin-alone") == [[2, [2], 2], [[2, 3], 2]]
+
+
+AGAIN = """
+from azure_iot import IoTHubDeviceClient
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    settled = asyncio.Event()
+    client.on_event = lambda name, fact: settled.set() if name == "settled" else None
+    made = []
+    await client.connect(20)
+    for turn in range(4):
+        await settled.wait()
+        settled.clear()
+        held = client._link._context.context
+        if held not in made:
+            made.append(held)
+        out(made.index(held))
+        if turn == 2:
+            async with client.quiet():  # what it is made for needs all the memory
+                out("held", client._link._context)
+        elif turn < 3:
+            await client._mqtt.reconnect()
+    await client.disconnect()
+asyncio.run(main())
+"""
+
+
+def test_one_tls_context_serves_until_its_memory_is_needed(device):
+    out = device.run(AGAIN, "again")
+    assert out == [[0], [1], [1], ["held", None], [2]]

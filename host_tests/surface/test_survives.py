@@ -66,6 +66,15 @@ def test_a_sas_provider_that_raises_is_asked_again(device, emu):
     assert device.run(PROVIDER, "asked", cs="", key=key) == [["connected after", 3]]
 
 
+ENDED = """
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        out("ended", len(runs))
+asyncio.run(main())
+"""
+
 FOREVER = """
 from azure_iot.forever import forever
 async def main():
@@ -80,18 +89,12 @@ async def main():
     task = asyncio.create_task(forever(work))
     while len(runs) < 3:
         await asyncio.sleep_ms(20)
-    task.cancel()
-    try:
-        await task
-    except asyncio.CancelledError:
-        out("ended", len(runs))
-asyncio.run(main())
 """
 
 
 def test_work_that_must_not_end_starts_anew_and_can_be_cancelled(device):
     began = time.monotonic()
-    assert device.run(FOREVER, "forever") == [["ended", 3]]
+    assert device.run(FOREVER + ENDED, "forever") == [["ended", 3]]
     assert time.monotonic() - began >= 10, "a task that fails at once must not spin"
 
 
@@ -236,17 +239,11 @@ async def main():
     while len(runs) < 2:
         await asyncio.sleep_ms(20)
     wanted.clear()
-    task.cancel()
-    try:
-        await task
-    except asyncio.CancelledError:
-        out("ended", len(runs))
-asyncio.run(main())
 """
 
 
 def test_work_goes_on_after_a_cancellation_that_nobody_asked_for(device):
-    assert device.run(STRAY, "stray", limit=20) == [["ended", 2]]
+    assert device.run(STRAY + ENDED, "stray", limit=20) == [["ended", 2]]
 
 
 RUNS = """

@@ -169,21 +169,31 @@ def test_a_device_installs_a_bundle_and_survives_the_switch(tmp_path, world, cha
 
 LEFTOVER = """
 from azure_iot.agent import Agent
+from azure_iot.managed import ManagedConnection
+from azure_iot.trust.errors import RefusedError
 from azure_iot.trust.parts import Parts
 from azure_iot.unix.platform import Platform
 async def app(client):
-    for _ in range(200):
+    for _ in range(600):
         trust = client.trust.report()
         if trust["version"] == 2 and trust["state"] == "good":
             break
         await asyncio.sleep_ms(50)
-    out(trust["version"], trust["state"], Parts("trust/parts").count)
+    out(trust["version"], trust["state"], Parts("trust/parts").count, len(short))
 with open("package.json", "rb") as file:
     package = file.read()
 parts = Parts("trust/parts")
 parts.begin(F["sha256"], 2)
 for number, part in enumerate((package[:2000], package[2000:])):
     parts.add(number, part)
+real = ManagedConnection.install_package
+short = []
+async def install_package(self, source, channel):
+    if len(short) < F["short"]:
+        short.append(1)
+        raise RefusedError("no room", "MEMORY")
+    return await real(self, source, channel)
+ManagedConnection.install_package = install_package
 agent = Agent(Platform({
     "connection_string": F["cs"], "factory_folder": "factory", "trust_folder": "trust",
     "channels": ["c2d"], "client": {"port": F["port"]}}))
@@ -191,10 +201,12 @@ asyncio.run(agent.run(app))
 """
 
 
+@pytest.mark.parametrize("short", [0, 1])
 def test_a_package_in_parts_is_installed_after_a_power_cut_behind_its_last_part(
-    tmp_path, world, hub_root
+    tmp_path, world, hub_root, short
 ):
-    """Every part was acknowledged, so the hub does not send them again."""
+    """Every part was acknowledged, so the hub does not send them again; nor after a try for which
+    memory was short."""
     from support.surface import Device
 
     emu, fleet, old_root, old, _, _ = world
@@ -205,8 +217,10 @@ def test_a_package_in_parts_is_installed_after_a_power_cut_behind_its_last_part(
     (tmp_path / "package.json").write_bytes(package)
     (tmp_path / "trust").mkdir()
     digest = hashlib.sha256(package).hexdigest()
-    out = Device(tmp_path, emu, hub_root).run(LEFTOVER, "leftover", sha256=digest)
-    assert out == [[2, "good", 0]]
+    out = Device(tmp_path, emu, hub_root).run(
+        LEFTOVER, "leftover-%d" % short, sha256=digest, short=short
+    )
+    assert out == [[2, "good", 0, short]]
 
 
 @pytest.mark.requirement("R-38")

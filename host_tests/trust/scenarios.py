@@ -1715,6 +1715,21 @@ def inbox_file(env):
     same("inbox.json" in os.listdir(env.folder), False)
     env.connect()
     same(env.trust.report()["source"], "inbox")
+
+    def short(source, channel):
+        raise RefusedError("no room", "MEMORY")
+
+    # That says nothing about the package: it stays for the second try, and goes with that one.
+    env.trust.install = short
+    put("v1")
+    for again in (True, False):
+        try:
+            env.trust.install_inbox(again=again)
+            raise Failed("installed")
+        except RefusedError as error:
+            same(error.code, "MEMORY")
+        same("inbox.json" in os.listdir(env.folder), again)
+    del env.trust.install
     put("v1")
     try:
         env.trust.install_inbox()

@@ -13,12 +13,11 @@ from pathlib import Path
 from tools.setup import sources
 from tools.setup.builds import Builder
 from tools.setup.machine import Machine
-from tools.setup.packages import EMULATOR
+from tools.setup.packages import COMPILER, EMULATOR
 from tools.setup.progress import Failure, clean_environment, step
 from tools.setup.sources import Sources
 from tools.setup.stamps import Stamps, copy_atomically, digest_of, digest_of_files
 
-COMPILER = "riscv64-unknown-elf-gcc"
 HEAP = 98304  # bytes: 96 KiB
 _TRIED = "import azure_iot, gc, machine, socket, tlsopt"
 _SAYS = "print('it', 'works', gc.mem_free() + gc.mem_alloc()); machine.reset()"

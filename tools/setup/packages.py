@@ -25,6 +25,7 @@ from tools.setup.sources import KEYRING, apt_folder, own_lists
 from tools.setup.stamps import remove, write_atomically
 
 EMULATOR = "qemu-system-riscv32"
+COMPILER = "riscv64-unknown-elf-gcc"
 INSTALL = ("apt-get", "install", "-y", "--no-install-recommends")
 
 
@@ -61,7 +62,7 @@ def board_groups() -> list[Group]:
     """What the emulated board takes: about 1.4 GB installed."""
 
     def present() -> bool:
-        compiler = shutil.which("riscv64-unknown-elf-gcc")
+        compiler = shutil.which(COMPILER)
         if compiler is None:
             return False
         line = [compiler, "--print-file-name=picolibc.specs"]

@@ -95,7 +95,7 @@ class Connection:
         self._backoff = backoff or Backoff(
             500, 120000, _random, window_ms=first_window(fleet_size_hint)
         )
-        self._tasks = asyncio.core.TaskQueue()  # type: ignore[attr-defined]
+        self._waiters = asyncio.core.TaskQueue()  # type: ignore[attr-defined]
         self._changed = Waitable(self._queue_up, None)
         self._waiting = False
         self._task = self._link = self._error = self._sink = None
@@ -124,7 +124,7 @@ class Connection:
         if self._task is not None:  # left over from an asyncio.run that has ended
             await self.stop()
         self._pumping = False  # who pumped then may be gone with its run
-        self._tasks = asyncio.core.TaskQueue()  # type: ignore[attr-defined]
+        self._waiters = asyncio.core.TaskQueue()  # type: ignore[attr-defined]
         self._task = asyncio.create_task(self._run())
 
     async def connected_once(self, timeout: float = 60) -> None:
@@ -192,15 +192,15 @@ class Connection:
     def _queue_up(self, _: None) -> None:
         """Put the running task among those that `_notify` wakes."""
         task = asyncio.core.cur_task  # type: ignore[attr-defined]
-        self._tasks.push(task)
-        task.data = self._tasks  # where a cancel removes it from
+        self._waiters.push(task)
+        task.data = self._waiters  # where a cancel removes it from
 
     def _notify(self) -> None:
         if self._waiting:
             self._waiting = False
-            tasks = self._tasks
-            while tasks.peek():
-                asyncio.core._task_queue.push(tasks.pop())  # type: ignore[attr-defined]
+            waiters = self._waiters
+            while waiters.peek():
+                asyncio.core._task_queue.push(waiters.pop())  # type: ignore[attr-defined]
 
     def _drop(self, error: Exception) -> None:
         """End the link from outside its task; the first reason stays."""

@@ -56,8 +56,9 @@ def attempt(
 ) -> Attempt:
     """Return the roots for the next connection of kind `use`; spends a try of a trial.
 
-    trial: False for a connection whose outcome nobody tells, which could not confirm a trial. Raises NO_ROOTS when distrust has left no root at all, DEMO_HOST for a host that a demo
-    fleet may not reach.
+    trial: False for a connection whose outcome nobody tells, which could not confirm a trial.
+    Raises NO_ROOTS when distrust has left no root at all, DEMO_HOST for a host that a demo fleet
+    may not reach.
     """
     if host is not None:
         require_host(trust, host)

@@ -6,6 +6,7 @@ feeding it messages, across restarts of the broker. Own codec, QoS 1 only.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import socket
 import struct
@@ -51,7 +52,9 @@ class Link:
         self.sock.sendall(b"\x82" + varint(len(body)) + body)
 
 
-class _Worker:
+class _Worker(abc.ABC):
+    """A thread that connects, works, and connects again until it is stopped."""
+
     def __init__(self, port: int) -> None:
         self.port = port
         self._stop = threading.Event()
@@ -76,8 +79,9 @@ class _Worker:
                 self._work()
             time.sleep(0.05)
 
+    @abc.abstractmethod
     def _work(self) -> None:
-        raise NotImplementedError
+        """Do the work over one connection."""
 
 
 class Subscriber(_Worker):

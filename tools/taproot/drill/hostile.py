@@ -9,9 +9,7 @@ from typing import Any
 from taproot.drill.device import Device, StepFailed
 from taproot.drill.stage import INSTALL_S, Outcome, Stage
 
-_REFUSALS = (
-    3  # by every device: so many tries a trial has, and rungs the ladder down from a bundle
-)
+_REFUSALS = 3  # by every device: the tries of a trial, the rungs of the ladder below a bundle
 _SHOWN_S = 60.0  # the longest that this may take
 _CALLS = 6  # of a direct method that may find the device between two connections
 _OFFLINE = 404

@@ -2,7 +2,7 @@
 
 Responsible for: turning roots, keys and numbers into JSON with a fixed member order and no
 white space, so that the same input gives the same bytes, and for refusing what no device
-would accept (trust-store limits, R-25 to R-30).
+would accept (its limits, R-25 to R-30).
 Not for: signatures (signing.py), packages (package.py), fleet-wide refusals (guards.py).
 """
 

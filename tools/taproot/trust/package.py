@@ -1,6 +1,6 @@
 """Packages: the unsigned wrapper of key-sets and one bundle that travels to devices.
 
-Responsible for: packing envelopes within the limits of trust-store section 3.2, taking a
+Responsible for: packing envelopes within the limits that devices keep (R-25), taking a
 package apart for people, and its digest and chunks for a twin.
 Not for: judging signatures and rules; that is verify.py, with the device's own modules.
 """
