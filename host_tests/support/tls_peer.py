@@ -161,7 +161,10 @@ class Scripted(_Listener):
 
     def __init__(self, script: Callable[[socket.socket], None]) -> None:
         super().__init__()
-        self.serve = script  # type: ignore[method-assign]
+        self._script = script
+
+    def serve(self, conn: socket.socket) -> None:
+        self._script(conn)
 
 
 @dataclass
