@@ -419,7 +419,7 @@ async def end(client: Client) -> None:
     await client.call("shutdown")
     check(client.sdk.connected is False, "connected after shutdown")
     check(not client.errors, f"background exceptions: {client.errors}")
-    check(True in client.states, "no connection state change was told")
+    await until(lambda: True in client.states, "news of the connection")
 
 
 async def hub_case(case: dict) -> None:
@@ -534,7 +534,7 @@ async def dropped_case(case: dict) -> None:
     found = await asyncio.to_thread(control, "messages", identity=client.identity)
     texts = [message["text"] for message in found]
     check(sorted(set(texts)) == [f"message {n}" for n in range(4)], f"{texts}")
-    check(False in client.states, "no disconnection was noticed")
+    await until(lambda: False in client.states, "news of the disconnection")
     await until(lambda: client.sdk.connected, "reconnection")
     check(all("ConnectionDroppedError" in error for error in client.errors), f"{client.errors}")
     client.errors.clear()  # the drops are told to the application too
