@@ -15,7 +15,6 @@ from micropython import const
 
 from . import hub, log, sas
 from .errors import (
-    AzureIoTError,
     ClockError,
     ConnectionFailedError,
     CredentialError,
@@ -128,13 +127,7 @@ class HubLink:
             if not self.uses_token:
                 self.credential.check(self.clock.unix_time(), self.identity.device_id)
             context = self.context(login=True)
-            try:
-                transport = await self._connect(host, context)
-            except AzureIoTError:
-                if not context.retry:
-                    raise
-                # Stock firmware loads few roots; the failed handshake named the one it needs.
-                transport = await self._connect(host, context)
+            transport = await self._connect(host, context)
         except Exception as error:
             self.hold()
             self.failed(error)

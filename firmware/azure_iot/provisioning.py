@@ -18,7 +18,6 @@ from .clock import default
 from .core import random32
 from .dps import Assignment, Registration
 from .errors import (
-    AzureIoTError,
     ConnectionFailedError,
     CredentialError,
     ServiceError,
@@ -188,12 +187,7 @@ class ProvisioningDeviceClient:
                 x509.check(self._clock.unix_time(), self.registration_id)
             context = TLSContext(roots, profile=profile, credential=x509)
             context.clock_trusted = self._clock.synchronised
-            try:
-                transport = await open_tls(self.host, port, context, deadlines=deadlines)
-            except AzureIoTError:
-                if not context.retry:
-                    raise
-                transport = await open_tls(self.host, port, context, deadlines=deadlines)
+            transport = await open_tls(self.host, port, context, deadlines=deadlines)
         except Exception as error:
             if attempt is not None:
                 trust.failed(attempt, error)

@@ -26,7 +26,6 @@ from azure_iot.errors import (
     ConnectionDroppedError,
     ConnectionFailedError,
     ProtocolError,
-    TrustError,
 )
 
 try:
@@ -256,13 +255,13 @@ async def open_tls(
     """Return a connection whose TLS handshake is done and verified by `context`.
 
     Raises ConnectionFailedError, or what `context.explain` makes of a failed handshake. A context
-    that loaded too few roots for the presented chain says `retry`: then it is tried once more.
+    that can offer more after what the handshake showed says `retry`: then it is tried once more.
     """
     deadlines = deadlines or Deadlines()
     context.port = port
     try:
         return await _open_once(host, port, context, deadlines)
-    except TrustError:
+    except AzureIoTError:
         if not getattr(context, "retry", False):
             raise
     return await _open_once(host, port, context, deadlines)

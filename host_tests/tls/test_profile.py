@@ -124,7 +124,16 @@ def test_ranges_are_asked_for_where_a_record_could_be_too_large() -> None:
 
 def test_suites_follow_the_service_and_never_weak() -> None:
     offered = {mode: profile(mode=mode).plan(HOST).ciphers for mode in ("hub", "ecc", "dps")}
-    assert len(offered["hub"]) == 8 and offered["hub"][0].startswith("TLS-ECDHE-RSA")
+    assert len(offered["hub"]) == 4 and offered["hub"][0].startswith("TLS-ECDHE-RSA")
+    assert all("AES-128" in name for names in offered.values() for name in names)
+    refused = profile(mode="hub")
+    refused.host(HOST).wide = True
+    assert (
+        len(refused.plan(HOST).ciphers) == 8
+        and refused.plan(HOST).ciphers[:1] == offered["hub"][:1]
+    )
+    assert "AES-256 only if" in profile().plan(HOST).why
+    assert "AES-256 only if" not in refused.plan(HOST).why
     assert all("ECDHE-ECDSA" in name for name in offered["ecc"])
     assert all("ECDHE-RSA" in name for name in offered["dps"])
     for names in offered.values():

@@ -9,7 +9,7 @@ loaded for the moment. Not for: sockets and deadlines (transport.py), the choice
     tls = context.wrap(sock, "hub.azure-devices.net")   # handshake at the first read or write
     try: …handshake…
     except (OSError, ValueError) as error:
-        raise context.explain(error)     # context.retry: the other roots deserve one more attempt
+        raise context.explain(error)     # context.retry: one more attempt, other roots or suites
     context.finished(tls)
 
 A context that has connected serves the next connection to the same place too: then nothing is

@@ -62,6 +62,7 @@ class Host:
     acknowledged = None  # None unknown, False ignored, else the fragment length
     certificate = 0  # bytes of its Certificate message
     record = 0  # its largest record
+    wide = False  # it shares no AES-128 suite with us
     via = None  # SHA-256 (hex) of the root that anchored it
 
 

@@ -214,6 +214,8 @@ def _facts(context: "TLSContext", name: str, seen: "object") -> str:
         return " (it answered with HTTP)"
     if name == "INTERNAL" and context.callback_error is not None:
         return "; the stored roots could not be read: %s" % context.callback_error
+    if name in ("CIPHER", "CLOSED", "RESET") and seen is not None and not seen.message:
+        _widen(context, name)
     if name == "UNTRUSTED" and chain:
         issuer = chain[0][3]
         if not context.profile.build.ca_callback and context.named is None:
@@ -229,6 +231,15 @@ def _facts(context: "TLSContext", name: str, seen: "object") -> str:
             text += "; valid from %d to %d (Unix time)" % (begins, ends)
         return text
     return ""
+
+
+def _widen(context: "TLSContext", name: str) -> None:
+    """Offer every suite from now on to a server that did not answer the ClientHello."""
+    host = context.profile.host(context.host)
+    if not host.wide:
+        host.wide = True
+        context.profile.changes += 1
+        context.retry = name == "CIPHER"  # the others may have been the network
 
 
 def _too_large(context: "TLSContext", size: int) -> str:
