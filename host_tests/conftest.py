@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-import taproot.device_modules  # noqa: F401  (puts micropython.const within reach)
 from taproot import interpreters
 from taproot.console import UsageFailed
 

@@ -16,7 +16,6 @@ FOLDER = Path(__file__).resolve().parents[1] / "vectors" / "trust"
 
 def write() -> None:
     """Write new vectors."""
-    import taproot.device_modules  # noqa: F401
     from support import trust_vectors
 
     content = {

@@ -166,7 +166,6 @@ def judge(catalogue: Path, chosen: list[Mutant], workers: int) -> Iterator[tuple
 
 def _catalogue(folder: Path) -> Path:
     sys.path.insert(0, str(HERE.parent))
-    import taproot.device_modules  # noqa: F401
     from support import trust_cases
 
     trust_cases.build(folder)

@@ -42,7 +42,7 @@ def prepare(firmware: str = "") -> None:
     """Make the device package importable here, or the altered copy in `firmware`."""
     root = HERE.parents[1]
     sys.path[:0] = [firmware or str(root / "firmware"), str(root / "tools"), str(HERE)]
-    import taproot.device_modules  # noqa: F401
+    import taproot  # noqa: F401  (puts micropython.const within reach)
 
     if not hasattr(time, "ticks_ms"):
         gc.mem_alloc = lambda: 0  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Makes the device's pure modules importable on CPython: `import taproot.device_modules` first.
+"""Makes the device's pure modules importable on CPython; `import taproot` does it.
 
 MicroPython's `const` is the one name they need that CPython lacks.
 """

@@ -14,7 +14,6 @@ from typing import Any
 
 import click
 
-import taproot.device_modules  # noqa: F401
 from taproot import interpreters
 from taproot.console import PeerFailed, Report, UsageFailed
 from taproot.probe.file import Server, load

@@ -16,7 +16,6 @@ from azure_iot import sas
 from azure_iot.dps import check_registration_id
 from azure_iot.errors import CredentialError
 
-import taproot.device_modules  # noqa: F401  (puts micropython.const within reach)
 from taproot.console import UsageFailed
 
 

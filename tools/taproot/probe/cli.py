@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-import taproot.device_modules  # noqa: F401
 from taproot.console import PeerFailed, Report, UsageFailed
 from taproot.probe.chain import known_roots
 from taproot.probe.flight import Unreachable

@@ -18,7 +18,6 @@ from azure_iot.tls.profile import Build, TLSProfile
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-import taproot.device_modules  # noqa: F401
 from taproot.probe.chain import Known, anchors, describe, name_fits
 from taproot.probe.flight import CLASSES, ECDSA, RSA, SUITES, VERSIONS, Flight, ask
 from taproot.probe.resumption import Shake, context, shake

@@ -16,8 +16,6 @@ from azure_iot.errors import ConnectionFailedError
 from azure_iot.guard import classify
 from azure_iot.ladder import REFUSED, REPAIR, REPROVISION, TRUST, Ladder
 
-import taproot.device_modules  # noqa: F401  (puts micropython.const within reach)
-
 MINIMUM_MS, MAXIMUM_MS = 500, 120_000  # the defaults of mqtt/connection.py
 DAY_S = 86_400
 BURST_S = 1.0  # the hub saves up one second of its rate

@@ -5,7 +5,6 @@ copied. What this package adds is everything a device cannot do: making keys, bu
 signing documents, and talking to the hub's service side.
 """
 
-import taproot.device_modules  # noqa: F401  (before any azure_iot module)
 from taproot.trust.builder import BundleRoot
 from taproot.trust.fleet import Fleet
 from taproot.trust.roots import cloud_roots
