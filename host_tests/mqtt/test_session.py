@@ -387,6 +387,7 @@ def test_the_answer_to_a_subscription_carries_its_code():
 
 MISTAKES = (
     lambda: packet.text("x" * 65536),
+    lambda: packet.connect("dev1", 0, True, None, None, ("a", b"", 3, False)),
     lambda: packet.topic_name(""),
     lambda: packet.topic_name("a/+"),
     lambda: packet.topic_filter("a/#/b"),

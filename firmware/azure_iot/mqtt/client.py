@@ -126,6 +126,8 @@ class MQTTClient(Connection):
         `wait=False` it queues instead and raises QueueFullError when the queue is full.
         """
         # hot path: no allocation beyond the session's and this coroutine
+        if qos >> 1:
+            raise ValueError("QoS %d: 0 or 1" % qos)
         if _type(payload) is not _bytes:
             payload = owned(payload, copy)
         s = self.session
@@ -172,12 +174,15 @@ class MQTTClient(Connection):
         return False
 
     async def delivered(self, number: int) -> None:
-        """Wait for the PUBACK of a message."""
+        """Wait for the PUBACK of a message. Raises what its reader raised (publish_stream)."""
         s = self.session
         while not s.done(number):
             if self._task is None:
                 self._alive()
             await self._wait()
+        for given_up, error in self._given_up:
+            if given_up == number:
+                raise error
 
     def _kick(self) -> None:
         """Have what was accepted sent, if it can be."""
@@ -223,9 +228,12 @@ class MQTTClient(Connection):
     async def subscribe(self, wanted: str, qos: int = 1) -> int:
         """Subscribe, now and after every loss of the session; return the QoS granted.
 
-        Raises ServiceError where the server refuses; the link stays.
+        Raises ServiceError where the server refuses; the link stays. A refusal when it subscribes
+        again is logged and counted as `refused`.
         """
         packet.topic_filter(wanted)
+        if qos not in (0, 1):
+            raise ValueError("QoS %d: 0 or 1" % qos)
         code = await self._ask(wanted, qos)
         if code == 128:
             raise ServiceError("subscription to '%s' refused" % wanted, 128)
@@ -238,13 +246,18 @@ class MQTTClient(Connection):
         self._filters.pop(wanted, None)
         await self._ask(wanted, -1)
 
-    async def _ask(self, wanted: str, qos: int) -> int:
-        """Send SUBSCRIBE (or UNSUBSCRIBE for -1) until it is answered; return the code."""
+    async def _ask(self, wanted: str, qos: int, link: "object | None" = None) -> int:
+        """Send SUBSCRIBE (or UNSUBSCRIBE for -1) until it is answered; return the code.
+
+        With `link` on that one only. Raises ConnectionDroppedError when it has ended.
+        """
         s = self.session
         answers = self._answers
         while True:
-            while self._write is None:
+            while self._write is None or link is not None and link is not self._link:
                 self._alive()
+                if link is not None and link is not self._link:
+                    raise ConnectionDroppedError("the link has ended")
                 await self._wait()
             out = s.subscribe(wanted, qos)
             pid = s.pid

@@ -103,6 +103,8 @@ def connect(
     fields: list[object] = [client_id]
     if will is not None:
         topic, payload, qos, retain = will
+        if qos not in (0, 1):
+            raise ValueError("a will with QoS %d: 0 or 1" % qos)
         flags |= 4 | qos << 3 | (32 if retain else 0)
         fields += [topic_name(topic), payload]
     if username is not None:

@@ -228,6 +228,7 @@ class Receiver:
             )
         self._alive += 1
         self.pid = pid
+        self._whole = -1  # a message like the last one would be taken for one with this id
         if kind == 11:
             return UNSUBACK
         self.code = data[at + 2]

@@ -162,7 +162,7 @@ class Sender:
         self.pid = n % 65535 + 1
         out = packet.subscribe(self.pid, wanted, qos)
         self._pending[self.pid] = qos >= 0
-        self._kind = -1
+        self._kind = self._whole = -1  # neither direction may take `pid` for a message's
         return out
 
     def _grow(self) -> None:

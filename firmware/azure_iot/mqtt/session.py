@@ -111,10 +111,11 @@ class Session(Sender, Receiver):
             ms = min(ms, self.keepalive_s * 125)
         return max(ms, 50)
 
-    def elapse(self, ms: int, busy: bool = False) -> int:
+    def elapse(self, ms: int, busy: bool = False, deaf: bool = False) -> int:
         """Let `ms` pass; return PING when one is due. Raises ConnectionDroppedError.
 
-        `busy`: a packet is being written, so answers cannot be expected.
+        `busy`: a packet is being written, `deaf`: nothing is being read. Either way no answer can
+        be expected.
 
         Each answer waited for has a key that changes with progress: the age of an unchanged key
         is compared, so no packet has to read a clock. Found late by two calls at most.
@@ -124,15 +125,16 @@ class Session(Sender, Receiver):
         tail = self.tail
         online = self.online
         pinging = self.pinging
-        partial = self.left or self._end
+        partial = not deaf and (self.left or self._end)
+        silent = busy or deaf
         # A PING is due after 5/8 of the keep alive without a round trip, its answer within 1/4:
         # with the sampling a dead peer is found within 1.375 times the keep alive.
         idle = self.keepalive_s * 625
         keys = (
             None if online else 1,
-            None if busy or tail == self.sent else tail,
-            None if busy or not self._pending else self._alive,
-            None if busy or partial or not pinging else 1,
+            None if silent or tail == self.sent else tail,
+            None if silent or not self._pending else self._alive,
+            None if silent or partial or not pinging else 1,
             self.packets + tail if partial else None,
             None if busy or pinging or not online or not idle else tail + self._alive,
         )

@@ -192,7 +192,7 @@ _publisher(
     "suback_never", "reconnect", 1, "ConnectionDroppedError", "SUBACK did not come", kind="both"
 )
 _publisher(
-    "stop_reading", "deadline of the write, resend", 10, "ConnectionDroppedError", "took no byte",
+    "stop_reading", "deadline of the write, resend", 10, "ConnectionDroppedError", "the peer took ",
     size=900000, interval_ms=0, max_pending_bytes=10**8, limit=60, seconds=50,
 )  # fmt: skip
 _publisher("tls_silent", "ConnectionFailedError at the deadline", 3, "ConnectionFailedError")
