@@ -167,7 +167,7 @@ class MQTTClient(Connection):
         s = self.session
         pending = s.sent + s.queued - s.tail
         most, most_bytes = self._limits
-        if pending < most and s.pending_bytes() + size <= most_bytes:
+        if pending < most and s.held() + size <= most_bytes:
             return True
         if not wait:
             raise QueueFullError("%d messages wait for a connection" % pending)

@@ -25,7 +25,7 @@ FORBIDDEN = frozenset(
 PURE = (
     "errors", "log", "transient", "backoff", "bag", "dates", "deadlines", "large", "desired", "identity", "credentials",
     "external", "connection_string", "keymaterial", "sas", "hub", "dps",
-    "mqtt.packet", "mqtt.session", "mqtt.sending", "mqtt.receiving", "mqtt",
+    "mqtt.packet", "mqtt.session", "mqtt.sending", "mqtt.receiving", "mqtt.words", "mqtt",
     "tls.profile", "tls.planner", "tls.sessions", "tls.presented", "tls",
     "trust", "trust.errors", "trust.jws", "trust.rsa", "trust.der", "trust.bundle", "trust.scan",
     "trust.keyset", "trust.sources", "trust.hosts", "trust.roots",
