@@ -34,7 +34,8 @@ from azure_iot.errors import (
 from azure_iot.mqtt import packet
 from azure_iot.mqtt.connection import Connection
 
-_type, _bytes = type, bytes  # per message: a builtin is searched for one by one
+_bytes = bytes  # per message: a builtin is searched for one by one
+_FAILED = (OSError, ValueError)  # what a stream's write raises
 
 
 def owned(payload: object, copy: bool) -> bytes:
@@ -63,7 +64,7 @@ class MQTTClient(Connection):
         """Write now; a failure drops the link."""
         try:
             return self._write(data)
-        except (OSError, ValueError) as error:
+        except _FAILED as error:
             self._broken(error)
             return None
 
@@ -117,7 +118,7 @@ class MQTTClient(Connection):
         self._notify()
 
     async def publish(
-        self, topic: str, payload: "bytes | str", qos: int = 1, *, wait: bool = True,
+        self, topic: str, payload: "bytes | str", qos: int = 1, wait: bool = True,
         copy: bool = False,
     ) -> int:  # fmt: skip
         """Send, or accept for sending; return the number delivered() takes (QoS 1).
@@ -125,27 +126,28 @@ class MQTTClient(Connection):
         Waits while the window is full; without a connection, while the queue is. With
         `wait=False` it queues instead and raises QueueFullError when the queue is full.
         """
-        # hot path: no allocation beyond the session's and this coroutine
+        # hot path: no allocation beyond the session's and this coroutine, whose names are used
+        # twice because each of them is held by every call
         if qos >> 1:
             raise ValueError("QoS %d: 0 or 1" % qos)
-        if _type(payload) is not _bytes:
+        if payload.__class__ is not _bytes:
             payload = owned(payload, copy)
         s = self.session
         write = self._write
-        if write is None or s.queued or s.sent - s.tail >= s.window:
+        if write is None or s.sent >= s.until and not s.room():
             if await self._queued(topic, payload, qos, wait):
                 return s.sent + s.queued - 1
             write = self._write
-        view = self._publish(topic, payload, qos)
+        payload = self._publish(topic, payload, qos)
         try:  # not _put(): one call less, and its frame would come from the heap
-            copy = write(view)
-        except (OSError, ValueError) as error:
+            copy = write(payload)
+        except _FAILED as error:
             self._broken(error)
             if not qos:
                 raise self.last_error
             return s.sent - 1
         if copy != s.due:
-            await self._finish(view, copy)
+            await self._finish(payload, copy)
         return s.sent - 1
 
     async def _queued(self, topic: str, payload: bytes, qos: int, wait: bool) -> bool:
@@ -175,8 +177,7 @@ class MQTTClient(Connection):
 
     async def delivered(self, number: int) -> None:
         """Wait for the PUBACK of a message. Raises what its reader raised (publish_stream)."""
-        s = self.session
-        while not s.done(number):
+        while not self.session.done(number):
             if self._task is None:
                 self._alive()
             await self._wait()

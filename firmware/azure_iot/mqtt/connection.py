@@ -104,7 +104,6 @@ class Connection:
         )
         self._waiters = asyncio.core.TaskQueue()  # type: ignore[attr-defined]
         self._changed = Waitable(self._queue_up, None)
-        self._waiting = False
         self._task = self._link = self._error = self._sink = None
         self._write: object | None = None
         self._pumping = self._handling = False
@@ -194,7 +193,6 @@ class Connection:
         """Return what to await until something has changed."""
         if self._handling and asyncio.current_task() is self._task:
             raise RuntimeError("a message handler must not wait for the link")
-        self._waiting = True
         return self._changed
 
     def _queue_up(self, _: None) -> None:
@@ -204,11 +202,10 @@ class Connection:
         task.data = self._waiters  # where a cancel removes it from
 
     def _notify(self) -> None:
-        if self._waiting:
-            self._waiting = False
-            waiters = self._waiters
-            while waiters.peek():
-                asyncio.core._task_queue.push(waiters.pop())  # type: ignore[attr-defined]
+        """Wake everybody who waits for a change."""
+        waiters = self._waiters
+        while waiters.peek():
+            asyncio.core._task_queue.push(waiters.pop())  # type: ignore[attr-defined]
 
     def _drop(self, error: Exception) -> None:
         """End the link from outside its task; the first reason stays."""
@@ -350,6 +347,7 @@ class Connection:
         step = s.next
         read = link.read_some
         ready = None if read is None else link.readable()
+        waiters = self._waiters
         turns = 0
         while True:
             view = s.space
@@ -372,7 +370,7 @@ class Connection:
             if ready is not None and (n is None or n < len(view)):
                 # nothing is left: a stream reads on until it has filled the view or must wait
                 turns = 0
-                if self._waiting:
+                if waiters.peek():
                     self._notify()
                 await ready
                 continue

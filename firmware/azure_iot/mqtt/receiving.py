@@ -49,12 +49,12 @@ class Receiver:
         data = self._in
         if data[0] == 0x40:  # PUBACKs, as long as they come in order
             tail = self.tail
-            ring = self._ring
+            ring, mask = self._ring, self._mask
             at = 0
             while n - at >= 4 and data[at + 1] == 2 and tail != self.sent:
                 if data[at + 2] << 8 | data[at + 3] != tail % 65535 + 1:
                     break
-                ring[tail & self._mask] = None
+                ring[tail & mask] = None
                 tail += 1
                 at += 4
                 if at == n:
