@@ -22,6 +22,18 @@ for name, first, data, rule in VIOLATIONS:
             print("ACCEPTED", name, split)
         n += 1
 
+for code in (0, 1, 128, 2, 255):
+    session = new_session()
+    drain(session, CONNACK)
+    session.subscribe("a/#", 1)
+    try:
+        drain(session, bytes([0x90, 3, session.pid >> 8, session.pid & 255, code]))
+        refused = ""
+    except ProtocolError as error:
+        refused = "%s, %s" % (error.rule, error)
+    if refused != ("" if code in (0, 1, 128) else "MQTT-3.9.3-2, SUBACK code 0x%02x" % code):
+        print("SUBACK", code, refused)
+
 # 2^30 messages do not fit a small integer of a 32-bit build: the numbers go on all the same
 session = new_session()
 drain(session, CONNACK)

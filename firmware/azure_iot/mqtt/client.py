@@ -153,14 +153,16 @@ class MQTTClient(Connection):
     async def _queued(self, topic: str, payload: bytes, qos: int, wait: bool) -> bool:
         """Queue a message (True), or wait until it may be sent at once (False)."""
         s = self.session
-        while self._write is None or not s.room():
+        while True:
             if self._accepts(wait, len(payload)):
                 s.enqueue(topic, payload if qos else (0, payload))
                 self._kick()
                 return True
-            self._alive()
+            if self._task is None:
+                self._alive()
             await self._wait()
-        return False
+            if self._write is not None and s.room():
+                return False
 
     def _accepts(self, wait: bool, size: int) -> bool:
         """Tell whether a message is to be queued. Raises QueueFullError."""
