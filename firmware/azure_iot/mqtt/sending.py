@@ -33,8 +33,8 @@ class Sender:
         self.resent = self.strangers = 0  # messages sent again; PUBACKs for nothing in flight
 
     def publish(self, topic: str, payload: bytes, qos: int) -> memoryview:
-        """Return PUBLISH, in flight if `qos` is 1; needs room(). `rest` follows it on the wire,
-        `due` is the length of both.
+        """Return PUBLISH, in flight if `qos` is 1; needs room(), or sent below `until`. `rest`
+        follows it on the wire, `due` is the length of both.
 
         Hot path: no allocation while topic, length and QoS repeat. Eleven names and stack places
         at most: with more, every call takes a frame from the heap.

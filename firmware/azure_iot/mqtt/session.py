@@ -82,8 +82,9 @@ class Session(Sender, Receiver):
         `busy`: a packet is being written, `deaf`: nothing is being read. Either way no answer can
         be expected.
 
-        Each answer waited for has a key, not 0, that changes with progress: the age of an unchanged key
-        is compared, so no packet has to read a clock. Found late by two calls at most.
+        Each answer waited for has a key, not 0, that changes with progress: the age of an
+        unchanged key is compared, so no packet has to read a clock. Found late by two calls at
+        most.
         """
         self._advance()
         tail = self.tail
