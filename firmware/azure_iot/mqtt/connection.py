@@ -32,13 +32,15 @@ _MOST = const(32767)  # messages at a time: packet ids half a lap away belong to
 _PROVEN_MS = const(2000)  # one that ended earlier does not start the backoff again
 _EVICTIONS = const(3)
 
-_REFUSALS = (
-    None,
-    (ProtocolError, "protocol version refused"),
-    (CredentialError, "client id refused"),
-    (ConnectionFailedError, "server unavailable"),
-    (CredentialError, "bad user name or password"),
-    (CredentialError, "not authorised"),
+_REFUSALS = const(
+    (
+        "",
+        "protocol version refused",
+        "client id refused",
+        "server unavailable",
+        "bad user name or password",
+        "not authorised",
+    )
 )
 
 
@@ -433,8 +435,12 @@ class Connection:
             if s.pid in self._answers:
                 self._answers[s.pid] = s.code
         elif s.code:
-            kind, text = _REFUSALS[s.code]
-            raise kind("CONNACK %d: %s" % (s.code, text))
+            kind = CredentialError
+            if s.code == 1:
+                kind = ProtocolError
+            elif s.code == 3:
+                kind = ConnectionFailedError
+            raise kind("CONNACK %d: %s" % (s.code, _REFUSALS[s.code]))
         else:
             self._write = self._link.write_some
             self._since = clock.ticks_ms()

@@ -37,7 +37,7 @@ AZURE = (
     "identity", "credentials", "external", "connection_string", "keymaterial", "hub", "dps", "client", "provisioning",
     "assignment", "agent", "bringup", "twin", "methods", "c2d", "large", "desired",
     "updater", "link", "report", "upload", "x509", "core", "managed", "module", "guard", "ladder",
-    "timekeeper", "upkeep", "arrivals", "pnp",
+    "timekeeper", "upkeep", "arrivals", "pnp", "quiet",
 )  # fmt: skip
 
 
@@ -79,11 +79,11 @@ TABLE = (
     _row("esp32 esp32.*", "os time sys gc machine network esp32 asyncio ntptime socket vfs", _P
          + " clock esp32.*"),
     _row(
-        "twin methods c2d report large desired updater upload x509 guard timekeeper upkeep arrivals core managed "
+        "twin methods c2d report large desired updater upload x509 guard timekeeper upkeep arrivals core managed quiet "
         "client module provisioning assignment",
         "asyncio os gc time",
         _P + " clock forever transport tls.* trust.* https websocket link mqtt.* twin methods c2d report "
-        "updater upload x509 guard timekeeper upkeep arrivals core managed client module "
+        "updater upload x509 guard timekeeper upkeep arrivals core managed quiet client module "
         "provisioning assignment",
     ),
     _row(
@@ -95,6 +95,8 @@ TABLE = (
 )  # fmt: skip
 # `import azure_iot` gives the public names, loaded when they are asked for.
 LAZY = "__init__"
+# Names every module but those of a board, and runs none.
+NAMES = "names"
 
 # Host side: modules of the device package that CPython code may import.
 HOST_PACKAGE = PURE
@@ -156,6 +158,9 @@ def device_findings(firmware: Path) -> list[str]:
     for module, path in files.items():
         if module == LAZY:
             continue
+        if module == NAMES:
+            found += _names_findings(path, firmware, set(files))
+            continue
         row = next((r for r in TABLE if _matches(module, r.who)), None)
         where = path.relative_to(firmware.parent)
         if row is None:
@@ -168,6 +173,19 @@ def device_findings(firmware: Path) -> list[str]:
             if problem:
                 found.append(f"{where}:{line}: {problem}")
     return found
+
+
+def _names_findings(path: Path, firmware: Path, modules: set[str]) -> list[str]:
+    """What names.py lacks, or names and is not there."""
+    tree = ast.parse(path.read_text("utf-8"))
+    named = {name for _, name in imports(tree, NAMES, False) if name.startswith(PACKAGE)}
+    wanted = {
+        f"{PACKAGE}.{module}"
+        for module in modules - {LAZY, NAMES}
+        if module.split(".", maxsplit=1)[0] not in ("esp32", "unix")
+    }
+    where = path.relative_to(firmware.parent)
+    return [f"{where}:1: must name {', '.join(sorted(named ^ wanted))}"] if named != wanted else []
 
 
 def _module_of(root: Path, path: Path) -> str:
