@@ -62,9 +62,8 @@ def topic_filter(wanted: str) -> bytes:
 
 def received_topic(raw: memoryview) -> str:
     """Return the topic of a PUBLISH received, checked. Raises ProtocolError."""
-    try:
-        topic = str(raw, "utf-8")
-    except ValueError:  # UnicodeError is one
+    topic = _decoded(raw)
+    if topic is None:
         raise broken("1.5.3-1")
     if not topic:
         raise broken("4.7.3-1")
@@ -72,9 +71,16 @@ def received_topic(raw: memoryview) -> str:
         raise broken("1.5.3-2")
     if "+" in topic or "#" in topic:
         raise broken("3.3.2-2")
-    if len(topic) != len(raw) and _is_no_utf8(raw):
-        raise broken("1.5.3-1")
     return topic
+
+
+def _decoded(raw: memoryview) -> "str | None":
+    """Return the text, None for what is not UTF-8."""
+    try:
+        text = str(raw, "utf-8")
+    except ValueError:  # UnicodeError is one
+        return None
+    return None if len(text) != len(raw) and _is_no_utf8(raw) else text
 
 
 def _is_no_utf8(raw: "bytes | memoryview") -> bool:

@@ -1,6 +1,6 @@
 """Full names of the package's modules, so that frozen firmware has them in flash.
 
-Responsible for: that alone; nobody calls this. MicroPython keeps the full name of each module it
+Responsible for: that alone; nobody calls this, and only manifest.py takes it. MicroPython keeps the full name of each module it
 imports for ever. A relative import puts that name together at run time, on the heap (35 bytes)
 unless frozen code somewhere names it, as this does. The list is checked (taproot/checks/imports.py).
 """
@@ -53,6 +53,7 @@ def _in_flash() -> None:
     import azure_iot.mqtt.sending
     import azure_iot.mqtt.session
     import azure_iot.mqtt.stream
+    import azure_iot.mqtt.words
     import azure_iot.pnp
     import azure_iot.provisioning
     import azure_iot.quiet
