@@ -46,9 +46,9 @@ def write(path: Path, found: model.Outcome, cold: bool, seed: int) -> None:
         "", "A device that a hub refuses ten times in a row asks DPS for another hub: tell the",
         "devices of a large fleet its size, `mqtt={\"fleet_size_hint\": N}`.", "",
         "## A hub that counts refused tokens, too", "",
-        "The run above counts connections that are established. Where each refused token takes of the",
-        "rate as well (`--strict`), a fleet with a wrong clock needs twice the time, and some of",
-        "its devices are refused ten times in a row:", "", *_HEAD,
+        "The first table counts connections that are established, as Azure documents its limit. Where",
+        "each refused token takes of the rate as well (`--strict`), a fleet with a wrong clock needs",
+        "twice the time, and some of its devices are refused ten times in a row:", "", *_HEAD,
     ]  # fmt: skip
     for name in model.WRONG_CLOCKS:
         wrong = model.boot(

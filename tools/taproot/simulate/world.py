@@ -60,7 +60,8 @@ SERVER_UNAVAILABLE, NOT_AUTHORISED = 3, 5
 class Hub:
     """Takes `rate` connections per second and only tokens that are good at its own time.
 
-    Its rate is of connections that are established; a `strict` hub counts refused tokens, too.
+    Its rate is of connections that are established, as Azure documents it ("IoT Hub quotas and
+    throttling"); a `strict` hub counts refused tokens, too.
     """
 
     def __init__(self, rate: int, strict: bool = False) -> None:
