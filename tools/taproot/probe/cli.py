@@ -12,7 +12,7 @@ from taproot.console import PeerFailed, Report, UsageFailed
 from taproot.probe.chain import known_roots
 from taproot.probe.file import usable
 from taproot.probe.picture import ladders
-from taproot.probe.questions import Probe, alarms, unusable
+from taproot.probe.questions import Probe, accepted, alarms, unusable
 from taproot.probe.wire import Unreachable
 
 _LONGEST = 3600  # seconds for one handshake
@@ -170,8 +170,7 @@ def _print(report: Report, answers: dict[str, Any]) -> None:
 
 def _print_answers(say: Any, answers: dict[str, Any]) -> None:
     for kind in ("recommended", "legacy", "weak"):
-        names = [s["suite"] for s in answers["suites"] if s["class"] == kind]
-        say(f"  {kind:<12}" + (", ".join(names) or "none"))
+        say(f"  {kind:<12}{accepted(answers, kind)}")
     for kind, chain in answers["chains"].items():
         _print_chain(say, kind, chain)
     for size, answer in answers["mfl"].items():
@@ -228,6 +227,8 @@ def _print_rest(say: Any, answers: dict[str, Any]) -> None:
     skew = answers["clock"]["server_skew_s"]
     say("  clock      " + ("server does not tell" if skew is None else f"server is {skew} s off"))
     size = answers["input_buffer"]
+    if size is None:
+        return
     say(f"  largest message {size['largest_message']}, record {size['largest_record']}; smallest IN "
         f"that holds both {size['smallest'] or 'none, 16384 is the limit'}")  # fmt: skip
     if not usable(answers["mfl"]):

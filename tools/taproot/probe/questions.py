@@ -297,10 +297,12 @@ class Probe:
             found["lifetime_s"] = session.ticket_lifetime_hint
         return found
 
-    def _input_buffer(self) -> dict[str, Any]:
+    def _input_buffer(self) -> dict[str, Any] | None:
         """What IN must hold: the largest message whole, and records as a device would get them."""
         mfl = self.answers["mfl"]
         message, longest = self._largest
+        if not message:
+            return None
         record = min((mfl[str(size)]["largest_record"] for size in usable(mfl)), default=longest)
         smallest = next((size for size in _INPUTS if size >= max(message, record)), None)
         return {"largest_message": message, "largest_record": record, "smallest": smallest}
@@ -321,8 +323,8 @@ def alarms(answers: dict[str, Any], days: int, bundle: bool) -> list[str]:
     """What `--watch` wakes somebody for."""
     if not answers["tls"]:
         return [f"no TLS: {answers['note']}"]
-    if not answers["chains"] and not answers["suites"]:
-        return [unusable(answers)]
+    if "note" in answers:
+        return [unusable(answers) or f"TLS 1.2 is refused: {answers['note']}"]
     found = []
     if answers["chains"] and not any(answers["chains"].values()):
         found.append("no chain was presented")
@@ -331,11 +333,19 @@ def alarms(answers: dict[str, Any], days: int, bundle: bool) -> list[str]:
             found += _chain_alarms(kind, chain, days, bundle)
     if unusable(answers):
         found.append(unusable(answers))
-    if not any(s["class"] == "recommended" for s in answers["suites"]):
+    if accepted(answers, "recommended") == "none":
         found.append("none of the suites the devices offer is accepted")
     if not answers["clock"]["chain_valid_now"]:
         found.append("a certificate is not valid at this machine's time")
     return found
+
+
+def accepted(answers: dict[str, Any], kind: str) -> str:
+    """The suites of a class that the server accepts, in words."""
+    asked = {SUITES[code] for code, of in CLASSES if of == kind}
+    found = [s["suite"] for s in answers["suites"] if s["class"] == kind]
+    silent = asked & {one["question"] for one in answers["unanswered"]}
+    return ", ".join(found) or ("no answer" if silent else "none")
 
 
 def unusable(answers: dict[str, Any]) -> str:
