@@ -72,9 +72,6 @@ def test_resumption_by_ticket_has_the_lifetime_that_the_server_announced(
         "offered": True, "resumed": True, "lifetime_s": LIFETIME, "bytes_down": ticket["bytes_down"],
     }  # fmt: skip
     assert f"by ticket  resumes, lifetime {LIFETIME} s" in said
-    # This server forgets a session when its connection is closed.
-    assert found["resumption"]["id"]["offered"] and not found["resumption"]["id"]["resumed"]
-    assert "by id      does not resume, though the server gave one" in said
 
 
 def test_without_a_ticket_nothing_is_resumed_by_ticket(tmp_path, trusted) -> None:

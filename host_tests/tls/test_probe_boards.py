@@ -110,6 +110,11 @@ def test_a_length_that_was_not_agreed_to_is_not_planned(lengths, allowed) -> Non
     assert profile.plan("hub").mfl in allowed, "the length, or none where it cannot be told"
 
 
+def test_a_length_above_the_output_buffer_is_none_that_was_agreed_to() -> None:
+    ok, why = seen(4096).plan(BOARDS["default"][1])
+    assert ok and "agreed" not in why and "a record above 2048 would end it" in why
+
+
 def test_a_server_that_refuses_a_length_by_alert() -> None:
     """512 is illegal to it, the others it agrees to."""
     with Server(served("good").leaf) as server:

@@ -38,9 +38,12 @@ class Server:
         profile.learn(self.name, certificate=self.largest)
         if self.lengths is None:
             return
-        for length in sorted(self.lengths, reverse=True):
-            profile.learn(self.name, acknowledged=length)
-        if len(self.lengths) < len(SIZES):  # the others are not to be tried
+        limit = min(profile.build.in_len, profile.build.out_len)
+        possible = [size for size in SIZES if size <= limit]
+        agreed = [size for size in possible if size in self.lengths]
+        for size in reversed(agreed):
+            profile.learn(self.name, acknowledged=size)
+        if agreed != possible:  # the others are not to be tried
             profile.learn(self.name, acknowledged=False)
 
     def plan(self, build: Build, name: str = "default") -> tuple[bool, str]:
