@@ -208,6 +208,18 @@ def test_acknowledged_is_not_obeyed(tmp_path) -> None:
         assert "it acknowledges 512, 1024, 2048 and sends longer records" in plan
 
 
+def test_a_chain_that_cannot_be_read_is_told_as_one(tmp_path) -> None:
+    curve = bytes.fromhex("2a8648ce3d030107")  # P-256 becomes a curve that nobody knows
+
+    def change(_: int, kind: int, body: bytes) -> bytes:
+        return record(kind, body.replace(curve, curve[:-1] + b"\x6f"))
+
+    with Server(served("good").leaf) as server, Relay(server.port, by_record(change)) as relay:
+        said, found = probe(relay.port, "", tmp_path / "probe.json")
+    assert "ecdsa chain cannot be read: " in said and "Traceback" not in said
+    assert found["chains"]["ecdsa"]["unreadable"] and found["versions"]["TLSv1.2"]
+
+
 def test_suites_are_those_that_the_server_has(tmp_path) -> None:
     names = EIGHT.split(":")[::3]
     with Server(

@@ -17,7 +17,7 @@ from azure_iot.tls.profile import Build
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from taproot.probe.chain import Known, anchors, describe, name_fits
+from taproot.probe.chain import UNREADABLE, Known, anchors, describe, name_fits
 from taproot.probe.file import SIZES, server, speaks, usable
 from taproot.probe.flight import CLASSES, ECDSA, RSA, SUITES, TLS13, VERSIONS, Flight, ask
 from taproot.probe.resumption import Shake, context, shake
@@ -179,9 +179,12 @@ class Probe:
         if not flight.chain:
             return None
         try:
-            certs = [x509.load_der_x509_certificate(der) for der in flight.chain]
-        except ValueError as error:
+            return self._described(flight)
+        except UNREADABLE as error:
             return {"certificate_message": flight.certificate_message, "unreadable": str(error)}
+
+    def _described(self, flight: Flight) -> dict[str, Any]:
+        certs = [x509.load_der_x509_certificate(der) for der in flight.chain]
         roots = anchors(certs, self.known)
         clouds = catalogue().clouds
         found: dict[str, Any] = {
@@ -326,7 +329,7 @@ def alarms(answers: dict[str, Any], days: int, bundle: bool) -> list[str]:
     if "note" in answers:
         return [unusable(answers) or f"TLS 1.2 is refused: {answers['note']}"]
     found = []
-    if answers["chains"] and not any(answers["chains"].values()):
+    if len(answers["chains"]) == len(_OFFERS) and not any(answers["chains"].values()):
         found.append("no chain was presented")
     for kind, chain in answers["chains"].items():
         if chain is not None:
