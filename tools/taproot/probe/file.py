@@ -82,7 +82,7 @@ def usable(mfl: dict[str, Any]) -> tuple[int, ...]:
     return tuple(
         int(size)
         for size, answer in mfl.items()
-        if answer["obeyed"] and (answer.get("tested", True) or not broken)
+        if answer["echoed"] and answer["obeyed"] and (answer.get("tested", True) or not broken)
     )
 
 
