@@ -202,11 +202,13 @@ class Receiver:
             if self.left < -1 or n - part < 2 * self.qos:
                 return 0
             return self._begin(at)
+        if not n:
+            return 0
         n = min(n, self.left)
         self._pos = at + n
         self.payload = self._in[at : at + n]
         self.left -= n
-        return CHUNK if n else 0
+        return CHUNK
 
     def _control(self, head: int, at: int, size: int) -> int:
         """Handle what is not PUBLISH; -1 = nothing to tell, 0 = not all there."""
