@@ -171,7 +171,7 @@ def _evict_each_other(world: World) -> tuple[Any, ...]:
 
         def client(_: int) -> Run:
             return world.app(
-                broker.root.der, broker.tls_port, kind="idle", n=0, idle_s=8, maximum_ms=60000,
+                broker.root.der, broker.tls_port, kind="idle", n=0, idle_s=5, maximum_ms=60000,
                 **_options(broker),
             )  # fmt: skip
 
@@ -183,7 +183,7 @@ def _evict_each_other(world: World) -> tuple[Any, ...]:
     links = [run.stats.get("connects", 99) for run in runs]
     counted = [run.stats.get("evictions", 0) for run in runs]
     ok = all(run.done for run in runs) and said and all(3 <= n <= 9 for n in links)
-    return ok, f"{links} links in 8 s, {counted} called evictions; {runs[0].outage()}"
+    return ok, f"{links} links in 5 s, {counted} called evictions; {runs[0].outage()}"
 
 
 @scenario("login_password", "TLS with password: accepted, wrong one refused")
