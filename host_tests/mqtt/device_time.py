@@ -23,6 +23,8 @@ really = asyncio.sleep_ms
 
 async def sleep_ms(ms):
     Time.now += ms
+    if Time.now > 2 * PERIOD:
+        raise RuntimeError("waits for ever")
     await really(0)
 
 
@@ -69,28 +71,30 @@ async def wait(what):
 
 
 async def twin(lasts):
-    """Ten links that the peer closes after so many milliseconds; the pause after each."""
-    Time.now = PERIOD - 5 * lasts
+    """Links that the peer closes after so many milliseconds, and the pause after each.
+
+    The ticks wrap within the third one.
+    """
+    lasts = [int(text) for text in lasts.split(",")]
+    Time.now = PERIOD - sum(lasts[:2]) - lasts[2] // 2
     client = make()
     client._task = asyncio.current_task()
-    for _ in range(10):
+    for ms in lasts:
         client._link = Link()
         client.session.code = 0
         client._event(CONNACK)
-        Time.now += lasts
+        Time.now += ms
         await client._down(ConnectionDroppedError("closed by the peer"))
         print(client._backoff.next(), client.last_error)
 
 
 async def fleet(size):
     """First pauses of a thousand devices of a fleet."""
-    client = make(fleet_size_hint=size)
+    client = make(fleet_size_hint=int(size))
     for _ in range(1000):
         client._backoff.reset()
         print(client._backoff.next())
 
 
-word, _, number = sys.argv[1].partition("=")
-asyncio.run(
-    {"wait": wait, "twin": twin, "fleet": fleet}[word](int(number) if number.isdigit() else number)
-)
+word, _, rest = sys.argv[1].partition("=")
+asyncio.run({"wait": wait, "twin": twin, "fleet": fleet}[word](rest))

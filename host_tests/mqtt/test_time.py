@@ -34,7 +34,7 @@ def test_a_wait_lasts_as_long_wherever_the_ticks_wrap(build, what, least, most, 
 
 
 def test_a_twin_that_returns_within_half_a_minute_is_called_an_eviction_and_backed_off_from():
-    found = run("twin=29000")
+    found = run("twin=" + ",".join(["29000"] * 10))
     assert [line[1] for line in found[:2]] == ["closed by the peer"] * 2
     for i, line in enumerate(found[2:], 3):
         assert line[1] == (
@@ -48,9 +48,14 @@ def test_a_twin_that_returns_within_half_a_minute_is_called_an_eviction_and_back
 def test_a_twin_that_returns_later_is_taken_for_a_bad_network():
     # Not told from one: nothing is said, and each link ends in a first pause. The two clients
     # take turns of more than half a minute, 120 connects an hour at most.
-    found = run("twin=31000")
+    found = run("twin=" + ",".join(["31000"] * 10))
     assert [line[1] for line in found] == ["closed by the peer"] * 10
     assert all(int(line[0]) <= 1000 for line in found)
+
+
+def test_a_link_that_lasted_is_no_eviction_after_two_that_did_not():
+    found = run("twin=1000,1000,31000,1000,1000,1000")
+    assert [line[1][:8] for line in found] == ["closed b"] * 5 + ["closed 3"]
 
 
 @pytest.mark.parametrize(("size", "window"), [(1, 1000), (100, 1000), (10_000, 100_000)])
