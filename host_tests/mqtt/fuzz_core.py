@@ -15,7 +15,6 @@ from azure_iot.errors import ProtocolError
 from azure_iot.mqtt.receiving import BEGIN, CHUNK, CONNACK, SUBACK, UNSUBACK
 from azure_iot.mqtt.session import Session
 
-
 try:
     import tracemalloc
 except ImportError:  # MicroPython: what was allocated, kept or not, bounds the peak
@@ -101,7 +100,7 @@ def wait_for_answers(session):
     session.subscribe("b/#", -1)
 
 
-def run(data, chance, refusal=None, clean=False):
+def run(data, chance, refusal=None, clean=False):  # noqa: C901 (one loop of a parser under test)
     """Feed one stream in random pieces; return (passed CONNACK, packets after it, refused,
     answers to subscriptions). `refusal` is called with a ProtocolError."""
     answers = 0
