@@ -531,7 +531,7 @@ def names() -> list[str]:
 
 
 def run_all(
-    only: str | None, build: str, scale: float, folder: Path, workers: int = 4
+    only: str | None, build: str, scale: float, folder: Path, workers: int = 5
 ) -> Iterator[Outcome]:
     """Run the scenarios, several at a time: they mostly wait for deadlines."""
     known = names()
