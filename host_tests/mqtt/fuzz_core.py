@@ -12,6 +12,7 @@ import json
 import sys
 
 from azure_iot.errors import ProtocolError
+from azure_iot.mqtt import words  # noqa: F401  (else each error loads it)
 from azure_iot.mqtt.receiving import BEGIN, CHUNK, CONNACK, SUBACK, UNSUBACK
 from azure_iot.mqtt.session import Session
 

@@ -108,6 +108,17 @@ def test_any_split_gives_the_same_events(split):
     ]
 
 
+def test_a_repeated_message_is_told_as_one():
+    """The flag goes with the first byte, also where messages of one kind are not parsed."""
+    session = online()
+    body = b"\x0a\x00\x03a/b\x00\x07dup"
+    seen = []
+    for first in (0x32, 0x3A, 0x3A, 0x3A, 0x32, 0x32, 0x32):
+        drain(session, bytes([first]) + body)
+        seen.append(session.dup)
+    assert seen == [False, True, True, True, False, False, False]
+
+
 def test_a_topic_is_remembered_across_an_overlong_one():
     small = b"\x30\x08\x00\x03a/bxyz"
     overlong = b"\x30\x82\x01\x00\x80" + b"t" * 128

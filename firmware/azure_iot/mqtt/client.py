@@ -183,6 +183,11 @@ class MQTTClient(Connection):
             if self._task is None:
                 self._alive()
             await self._wait()
+        if self._given_up:
+            self._look_up(number)
+
+    def _look_up(self, number: int) -> None:
+        """Raise what the reader of a message raised when it was sent."""
         for given_up, error in self._given_up:
             if given_up == number:
                 raise error

@@ -34,7 +34,7 @@ class Receiver:
         self.topic = self.payload = self._raw = None
         self._max = max_packet
         self.clean = clean
-        self.present = False
+        self.present = self.dup = False  # dup: the message may have come before
         self.qos = self.size = self.code = self._alive = 0
 
     def next(self, n: int = 0) -> int:
@@ -148,6 +148,7 @@ class Receiver:
         if need > there:
             return 0
         self.qos = head >> 1 & 1
+        self.dup = head & 8 > 0
         self.size = end - body
         if body > there:
             self._pos = min(name, there)

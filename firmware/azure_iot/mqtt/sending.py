@@ -14,6 +14,9 @@ _len = len  # per message: a builtin is searched for one by one
 class Sender:
     """Half of a Session."""
 
+    # of the class, so that a session without any holds no place for them
+    resent = strangers = 0  # messages sent again; PUBACKs for nothing in flight
+
     def __init__(self, window: int, buffer: "int | bytearray") -> None:
         # what runs per packet first: early names keep their own place in the attribute table
         self.tail = self.sent = self.queued = 0
@@ -30,7 +33,6 @@ class Sender:
         self.due = 0
         self.window = window
         self._again = 0  # numbers below this have been sent before
-        self.resent = self.strangers = 0  # messages sent again; PUBACKs for nothing in flight
 
     def publish(self, topic: str, payload: bytes, qos: int) -> memoryview:
         """Return PUBLISH, in flight if `qos` is 1; needs room(), or sent below `until`. `rest`
