@@ -20,6 +20,7 @@ class Deadlines:
     packet_ms = 10000  # from a packet's first byte to its last, per 16 KB
     write_ms = 15000  # per 16 KB: a peer slower than 1 KB/s has as good as stopped
     read_ms = 15000  # one read of a request and answer protocol (HTTP); MQTT may be silent
+    answer_ms = 60000  # a whole request and answer (HTTP), per 16 KB: 273 B/s, below any radio
 
     def __init__(self, **changes: int) -> None:
         for name in changes:

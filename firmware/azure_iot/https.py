@@ -10,6 +10,8 @@ Source: RFC 9112, RFC 9110 section 14 (ranges).
 A body without a length is refused: over TLS a cut connection looks like its end.
 """
 
+import asyncio
+
 from micropython import const
 
 from .deadlines import Deadlines
@@ -18,6 +20,8 @@ from .transport import open_tcp, open_tls
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .transport import Transport
 
 _MAX_HEAD = const(4096)
@@ -31,12 +35,15 @@ _NO_RANGE = (
 
 
 class Answer:
-    """What a server answered: `status`, `headers` (names in lower case), `size` of the body."""
+    """What a server answered: `status`, `headers` (names in lower case), `size` of the body.
+
+    `part` is how many bytes were asked for, 0 for all.
+    """
 
     def __init__(self, status: int, headers: dict) -> None:
         self.status = status
         self.headers = headers
-        self.size = 0
+        self.size = self.part = 0
 
     def __repr__(self) -> str:
         return "<Answer %d, %d bytes>" % (self.status, self.size)
@@ -55,10 +62,17 @@ class BytesSink:
 
 
 class Fetcher:
-    """Makes requests, one connection each."""
+    """Makes requests, one connection each.
 
-    def __init__(self, deadlines: "Deadlines | None" = None) -> None:
+    `check(url)` is called with each address before anything connects, those of redirects too; it
+    raises for one that this device must not reach.
+    """
+
+    def __init__(
+        self, deadlines: "Deadlines | None" = None, check: "Callable | None" = None
+    ) -> None:
         self.deadlines = deadlines or Deadlines()
+        self._check = check
 
     async def fetch(
         self,
@@ -88,7 +102,8 @@ class Fetcher:
                 return answer
             _require(answer, 206)
             first, total = _content_range(answer.headers.get("content-range", ""))
-            if first != at or not answer.size or total > limit:
+            short = answer.size < max(1, min(answer.part, total - at))
+            if first != at or short or total > limit:
                 raise ProtocolError("the server sent another range than asked for", "RANGE")
             tag = answer.headers.get("etag", "")
             if not tag or tag.startswith("W/"):
@@ -114,10 +129,12 @@ class Fetcher:
         """Make one request; return the answer whatever its status, the body of a 2xx in `sink`.
 
         `body` is bytes, or a source with `size` and `readinto(memoryview)`. An `https://` address
-        needs a verifying `context`; a redirect never leads from https to http. `span`: (offset,
-        entity tag) of a range to ask for, if this server and these buffers need ranges.
+        needs a verifying `context`; a redirect keeps the scheme. `span`: (offset, entity tag) of
+        a range to ask for, if this server and these buffers need ranges.
         """
         while True:
+            if self._check is not None:
+                self._check(url)
             secure, host, port, path = split_url(url)
             if secure:
                 if context is None:
@@ -129,18 +146,24 @@ class Fetcher:
                 link.read_ms = self.deadlines.read_ms
                 # Now the handshake has shown whether the server keeps to small records.
                 part = _part(context, host) if secure and span is not None else 0
+                asked, most = headers, limit
                 if part:
-                    headers = [("Range", "bytes=%d-%d" % (span[0], span[0] + part - 1))]
+                    asked = [("Range", "bytes=%d-%d" % (span[0], span[0] + part - 1))]
                     if span[1]:
-                        headers.append(("If-Match", span[1]))
-                    limit = min(limit, part)
-                await _send(link, method, path, _host(host, port, secure), headers, body)
-                try:
-                    answer = await _Reader(link).answer(sink, limit, chunked, part)
-                except ProtocolError as error:
-                    if not part or error.rule != "RECORD_SIZE":
-                        raise
-                    raise ProtocolError(_NO_RANGE, "NO_RANGE", error)  # it sent the whole
+                        asked.append(("If-Match", span[1]))
+                    most = min(limit, part)
+                size = _size(body)
+                ms = self.deadlines.answer_ms * (1 + (most + size >> 14))
+                # A task of its own: a peer that moves a byte now and then meets no other limit.
+                answer = await asyncio.wait_for_ms(
+                    _exchange(
+                        link, (method, path, _host(host, port, secure)), asked, body, size,
+                        (sink, most, chunked, part),
+                    ),
+                    ms,
+                )  # fmt: skip
+            except asyncio.TimeoutError:
+                raise ConnectionDroppedError("%s gave no whole answer within %d ms" % (host, ms))
             finally:
                 await link.close()
             target = answer.headers.get("location")
@@ -148,6 +171,22 @@ class Fetcher:
                 return answer
             redirects -= 1
             url = _follow(target, secure, host, port)
+
+
+async def _exchange(
+    link: "Transport", place: tuple, headers: "list | tuple", body: object, size: int, how: tuple
+) -> Answer:
+    """Send a request and read its answer: `how` is (sink, limit, chunked, part)."""
+    await _send(link, place, headers, body, size)
+    part = how[3]
+    try:
+        answer = await _Reader(link).answer(*how)
+    except ProtocolError as error:
+        if not part or error.rule != "RECORD_SIZE":
+            raise
+        raise ProtocolError(_NO_RANGE, "NO_RANGE", error)  # it sent the whole
+    answer.part = part
+    return answer
 
 
 def _part(context: object, host: str) -> int:
@@ -176,8 +215,10 @@ def split_url(url: str) -> tuple:
 def _follow(target: str, secure: bool, host: str, port: int) -> str:
     if target.startswith("/"):
         return "%s://%s:%d%s" % ("https" if secure else "http", host, port, target)
-    if secure and not target.startswith("https://"):
-        raise ProtocolError("the server redirects from https to something weaker", "HTTP")
+    if not target.startswith("https://" if secure else "http://"):
+        raise ProtocolError(
+            "the server redirects to another scheme: name the address in the end itself", "HTTP"
+        )
     return target
 
 
@@ -185,9 +226,16 @@ def _host(host: str, port: int, secure: bool) -> str:
     return host if port == (443 if secure else 80) else "%s:%d" % (host, port)
 
 
+def _size(body: object) -> int:
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        return len(body)
+    return body.size if body is not None else 0
+
+
 async def _send(
-    link: "Transport", method: str, path: str, host: str, headers: "list | tuple", body: object
+    link: "Transport", place: tuple, headers: "list | tuple", body: object, size: int
 ) -> None:
+    method, path, host = place
     lines = ["%s %s HTTP/1.1" % (method, path), "Host: " + host]
     if headers or body is not None or method != "GET":
         # A bare GET carries nothing but Host: that is what recovery promises (G2).
@@ -196,9 +244,6 @@ async def _send(
         if "\r" in value or "\n" in value:
             raise ProtocolError("a header value has a line break", "HTTP")
         lines.append("%s: %s" % (name, value))
-    size = 0
-    if body is not None:
-        size = len(body) if isinstance(body, (bytes, bytearray, memoryview)) else body.size
     if body is not None or method != "GET":
         lines.append("Content-Length: %d" % size)
     lines.append("\r\n")

@@ -43,7 +43,7 @@ class Updater:
         self, trust: "TrustManager", random: "object", wishes: tuple, *, profile: object = None
     ) -> None:
         self.trust = trust
-        self.fetcher = Fetcher()
+        self.fetcher = Fetcher(check=trust.require_host)
         self.on_result = None
         self.client = None  # gives its memory away where an install or a download needs it
         self._wanted, self._settled, self._probed = wishes
@@ -177,7 +177,6 @@ class Updater:
         if not isinstance(url, str):
             raise RefusedError("the package's address is no text")
         context = None
-        self.trust.require_host(url)
         if url.startswith("https://"):
             attempt = self.trust.attempt("https")
             context = TLSContext(attempt.roots, profile=self._profile)

@@ -282,7 +282,11 @@ async def upgrade(
             "Sec-WebSocket-Protocol: mqtt\r\n\r\n" % (path, host, nonce)
         ).encode()
     )
-    check_answer(await _head(inner), nonce)
+    try:
+        head = await asyncio.wait_for_ms(_head(inner), inner.deadlines.answer_ms)
+    except asyncio.TimeoutError:
+        raise ConnectionDroppedError("no whole answer to the upgrade in time")
+    check_answer(head, nonce)
     return WebSocketTransport(inner, random32)
 
 
