@@ -90,6 +90,12 @@ class C2D:
         self._stale.extend(self._open)
         self._open = []
 
+    def begin_anew(self) -> None:
+        """Forget who worked on messages: their asyncio.run has ended."""
+        self.on_disconnected()
+        self._stale = []  # what they had comes again, to be handled
+        self._worker = None
+
     def accept(self, held: _Held) -> None:
         """Acknowledge, or remember it for when it comes again."""
         if held in self._open:
@@ -107,7 +113,7 @@ class C2D:
                 place.remove(held)
 
     async def _work(self) -> None:
-        while True:
+        while self._worker is asyncio.current_task():
             held = await self.inbox.get()
             try:
                 await self.handler(held.message)

@@ -15,7 +15,6 @@ from micropython import const
 
 from . import hub, log
 from .clock import default
-from .errors import AzureIoTError
 from .forever import forever
 from .link import HubLink
 from .mqtt.client import MQTTClient
@@ -165,15 +164,27 @@ class HubConnection:
     async def start(self) -> None:
         """Begin to connect and stay connected, without waiting for it."""
         loop = asyncio.core._task_queue  # type: ignore[attr-defined]
+        if self._loop is not loop:
+            if self._loop is not None:
+                await self._begin_anew()
+            self._loop = loop
         if self._tasks:
-            if self._loop is loop:
-                return
-            await self.disconnect(0)  # left over from an asyncio.run that has ended
-        self._loop = loop
-        self._subscribing = False  # who subscribed then may be gone with its run
+            return
         await self._mqtt.start()
         self._tasks.append(asyncio.create_task(forever(self._renew)))
         self._start_trust()
+
+    async def _begin_anew(self) -> None:
+        """Let go of what tasks of an asyncio.run that has ended were in the middle of."""
+        self._tasks = []
+        self._settling = None
+        self._mqtt.abandon()
+        await self.disconnect(0)
+        self._subscribing = False
+        self._link.held = 0
+        for part in (self._twin, self._methods, self._c2d):
+            if part is not None:
+                part.begin_anew()
 
     async def connect(self, timeout_s: "int | None" = None) -> None:
         """Connect and wait until the hub has accepted this device.
@@ -198,6 +209,7 @@ class HubConnection:
             task.cancel()
         self._end_settling()
         await self._mqtt.stop()
+        self._ended()
 
     shutdown = disconnect
 
@@ -228,12 +240,16 @@ class HubConnection:
     def _on_disconnected(self, error: "Exception | None") -> None:
         self._link.hold()
         self._link.accepted()  # CONNACK 0 did come, even if `_on_connected` had no time to run
+        self._ended()
+        self._event("disconnected", error)
+
+    def _ended(self) -> None:
+        """Let go of what belonged to the connection."""
         self._end_settling()
         if self._c2d is not None:
             self._c2d.on_disconnected()
         if self._twin is not None:
             self._twin.on_disconnected()
-        self._event("disconnected", error)
 
     def _on_connect_failed(self, error: Exception) -> None:
         if self._link.refused(error):
@@ -254,23 +270,36 @@ class HubConnection:
             task.cancel()
 
     async def _settle(self) -> None:
-        """Bring a new connection up to date; try again until it is or the connection ends."""
+        """Bring a new connection up to date, step by step."""
+        await self._insist(self._catch_up)
+        self._event("settled", None)
+        await self._insist(self._confirm_time)
+        await self._insist(self._after_settled)
+        self._settling = None  # a task that has ended still holds what its coroutine held
+
+    async def _insist(self, step: "Callable") -> None:
+        """Take a step of settling, again until it is taken or the connection ends."""
         while True:
             try:
-                await self._subscribe()
-                if self._twin is not None:
-                    await self._twin.refresh()
-                if self.trust is not None:
-                    await self._report()
-                break
+                return await step()
+            except asyncio.CancelledError:
+                # Of this task nobody cancelled it: asyncio's wait_for had no memory for its result.
+                if self._settling is not asyncio.current_task():
+                    raise
             except Exception as error:
-                log.warning("connection not settled yet: %s", error)
+                log.warning("connection not settled yet: %r", error)
             await asyncio.sleep_ms(_SETTLE_RETRY_MS)
-        self._event("settled", None)
+
+    async def _catch_up(self) -> None:
+        await self._subscribe()
+        if self._twin is not None:
+            await self._twin.refresh()
+        if self.trust is not None:
+            await self._report()
+
+    async def _confirm_time(self) -> None:
         if self.keeper.due():
             await self.keeper.keep(self.identity.gateway, self._link.context())
-        await self._after_settled()
-        self._settling = None  # a task that has ended still holds what its coroutine held
 
     def _reconnect_soon(self, why: str) -> None:
         log.info("reconnecting: %s", why)
@@ -407,8 +436,8 @@ class HubConnection:
         while self.connected.is_set():
             try:
                 return await self._twin.refresh()
-            except AzureIoTError as error:
-                log.warning("the twin could not be fetched: %s", error)
+            except (Exception, asyncio.CancelledError) as error:  # no memory: `_insist`
+                log.warning("the twin could not be fetched: %r", error)
             await asyncio.sleep_ms(_SETTLE_RETRY_MS)
 
     def __repr__(self) -> str:

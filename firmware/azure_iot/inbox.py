@@ -17,7 +17,7 @@ class Inbox:
     def __init__(self, size: int) -> None:
         self._items = []
         self._size = size
-        self._event = asyncio.Event()
+        self._event = self._run = None
         self._closed = False
         self.drops = 0
 
@@ -31,7 +31,7 @@ class Inbox:
             dropped = self._items.pop(0)
             self.drops += 1
         self._items.append(item)
-        self._event.set()
+        self._signal().set()
         return dropped
 
     def get_nowait(self) -> "object | None":
@@ -43,14 +43,23 @@ class Inbox:
         while not self._items:
             if self._closed:
                 raise EOFError("inbox closed")
-            self._event.clear()
-            await self._event.wait()
+            event = self._signal()
+            event.clear()
+            await event.wait()
         return self._items.pop(0)
 
     def close(self) -> None:
         """End every `async for` after the items still inside."""
         self._closed = True
-        self._event.set()
+        self._signal().set()
+
+    def _signal(self) -> "asyncio.Event":
+        """Give the event of this asyncio.run: it must wake nobody of one that has ended."""
+        run = asyncio.core._task_queue  # type: ignore[attr-defined]
+        if run is not self._run:
+            self._run = run
+            self._event = asyncio.Event()
+        return self._event
 
     def __aiter__(self) -> "Inbox":
         return self

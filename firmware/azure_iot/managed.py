@@ -13,7 +13,7 @@ from micropython import const
 
 from . import hub, log
 from .core import HubConnection, randbelow
-from .errors import AzureIoTError, TrustError
+from .errors import TrustError
 from .transient import Transient, forget
 
 TYPE_CHECKING = const(False)
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .quiet import Quiet
     from .twin import DesiredChange
 
+_AGAIN_MS = const(60000)
 _UPDATING = const((
     "azure_iot.updater", "azure_iot.https", "azure_iot.trust.files", "azure_iot.trust.sources",
 ))  # fmt: skip
@@ -86,16 +87,23 @@ class ManagedConnection(HubConnection):
 
     async def _update(self) -> None:
         """Let the updater do its work, then let go of it and of all that it needed."""
+        again = False
         try:
             await self._updater.run()
         except BaseException as error:  # flash, memory, disconnect()
             self._twin.version = None  # the next connection brings the wish again
-            if not isinstance(error, Exception):
+            if not isinstance(error, Exception) and asyncio.current_task() not in self._tasks:
                 raise
+            again = True
             log.error("trust package: %r", error)
         self._wishes = self._updater.wishes
         self._updater = None
         forget(*_UPDATING)
+        if (
+            again
+        ):  # without waiting for that: a device with a certificate may keep this one for months
+            await asyncio.sleep_ms(_AGAIN_MS)
+            await self._refresh_twin()
 
     async def install_package(self, source: object, channel: str) -> int:
         """Install a trust package; where memory is short, with the hub's connection closed.
@@ -145,8 +153,8 @@ class ManagedConnection(HubConnection):
     async def _try_report(self) -> None:
         try:
             await self._report()
-        except AzureIoTError as error:
-            log.warning("report not sent: %s", error)
+        except Exception as error:
+            log.warning("report not sent: %r", error)
 
     async def _report(self) -> None:
         """Send the sections trust, tls and clock if they changed (contracts.md section 1)."""

@@ -55,6 +55,10 @@ class Methods:
         self._inbox = None
         self._running = 0
 
+    def begin_anew(self) -> None:
+        """Forget the calls whose asyncio.run has ended."""
+        self._running = 0
+
     def requests(self) -> Inbox:
         """Give the queue of calls that have no handler."""
         if self._inbox is None:
@@ -91,7 +95,7 @@ class Methods:
             if not isinstance(status, int):
                 # A handler that returns a body alone, or nothing, has done its work.
                 status, body = 200, answer
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:  # of a task that it awaited
             log.error("method %s failed: %s", request.name, repr(error))
             status, body = _FAILED, {"error": "the method failed on the device"}
         finally:

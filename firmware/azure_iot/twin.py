@@ -116,6 +116,12 @@ class Twin:
             entry[1] = ConnectionDroppedError("the connection ended before the twin answer came")
             entry[0].set()
 
+    def begin_anew(self) -> None:
+        """Forget a request whose asyncio.run has ended."""
+        self._pending = {}
+        self._fetching = False
+        self.version = None
+
     def on_desired(self, body: bytes) -> bool:
         """Take a desired change; False when others are missing and `refresh` is needed."""
         try:

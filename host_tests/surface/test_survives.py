@@ -2,7 +2,8 @@
 
 import time
 
-from support.surface import outputs
+import pytest
+from support.surface import Later, outputs
 
 CALLBACKS = """
 from azure_iot import IoTHubDeviceClient
@@ -266,3 +267,223 @@ for number in range(3):
 
 def test_a_second_run_at_the_repl_connects_again(device):
     assert device.run(RUNS, "runs") == [["sent", number] for number in range(3)]
+
+
+SETTLES = """
+nap = asyncio.sleep_ms
+asyncio.sleep_ms = lambda ms: nap(min(ms, 100))
+from azure_iot import IoTHubDeviceClient
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(
+        F["cs"], roots=roots, port=F["port"], https_port=F["https"])
+    client.desired_properties()
+    failures = [MemoryError, asyncio.CancelledError]
+    steps = []
+    def failing(name, owner):
+        real = getattr(owner, name)
+        left = list(failures)
+        async def step(*facts):
+            steps.append(name)
+            if left:
+                raise left.pop()
+            return await real(*facts)
+        setattr(owner, name, step)
+    for name, owner in (("refresh", client._twin), ("keep", client.keeper), ("_after_settled", client)):
+        failing(name, owner)
+    async with client:
+        while steps.count("_after_settled") < 3 or client._settling is not None:
+            await nap(20)
+        out([steps.count(name) for name in ("refresh", "keep", "_after_settled")])
+asyncio.run(main())
+"""
+
+
+def test_settling_goes_on_after_whatever_a_step_of_it_raised(device):
+    """A cancellation that nobody asked for is what asyncio's wait_for gives without memory."""
+    assert device.run(SETTLES, "settles", limit=20) == [[[3, 3, 3]]]
+
+
+GAP = """
+nap = asyncio.sleep_ms
+asyncio.sleep_ms = lambda ms: nap(min(ms, 100))
+from azure_iot import IoTHubDeviceClient
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    changes = client.desired_properties()
+    settled = asyncio.Event()
+    client.on_event = lambda name, fact: name == "settled" and settled.set()
+    async with client:
+        await settled.wait()
+        real, left = client._twin.get, [MemoryError, asyncio.CancelledError]
+        async def get():
+            if left:
+                raise left.pop()
+            return await real()
+        client._twin.get = get
+        client._twin.version -= 1
+        out("ready")
+        async for change in changes:
+            if "n" in change.patch:
+                break
+        out(change.patch["n"], change.complete, len(left))
+asyncio.run(main())
+"""
+
+
+def test_a_gap_in_the_twin_is_closed_though_memory_was_short(device, emu):
+    with device.start(GAP, "gap", limit=20) as process:
+        process.wait_for("ready", 15)
+        emu.patch_desired("gap", {"n": 1})
+        assert process.wait(15) == 0, process.text
+        assert outputs(process.output)[-1] == [1, True, 0]
+
+
+AWAITS = """
+from azure_iot import IoTHubDeviceClient
+async def main():
+    async def long():
+        await asyncio.sleep(60)
+    async def handle(payload):
+        task = asyncio.create_task(long())
+        await asyncio.sleep_ms(0)
+        task.cancel()
+        await task
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    client.on_method("m", handle)
+    client.on_event = lambda name, fact: out(name)
+    async with client:
+        await asyncio.sleep(30)
+asyncio.run(main())
+"""
+
+
+def test_a_method_that_awaits_a_cancelled_task_is_answered(device, emu):
+    with device.start(AWAITS, "method", limit=30) as process:
+        process.wait_for("settled", 20)
+        assert emu.invoke_method("method", "m", timeout_s=10).status == 500
+
+
+CUT = """
+from azure_iot import IoTHubDeviceClient
+client = IoTHubDeviceClient.from_connection_string(
+    F["cs"], roots=roots, port=F["port"], https_port=F["https"])
+state = {"run": 0}
+async def stuck():
+    state["stuck"] = True
+    await asyncio.sleep(600)
+async def on_message(message):
+    if not state["run"] and F["cut"] == "handler":
+        await stuck()
+    out("message", message.data.decode())
+async def on_method(payload):
+    if not state["run"] and F["cut"] == "method":
+        state["calls"] = state.get("calls", 0) + 1
+        if state["calls"] == 4:
+            state["stuck"] = True
+        await asyncio.sleep(600)
+    return 200
+async def follow():
+    async for change in client.desired_properties():
+        if "n" in change.patch:
+            out("desired", state["run"], change.patch["n"])
+async def on_quiet():
+    async with client.quiet():
+        await stuck()
+async def main():
+    def on_event(name, fact):
+        out(name)
+        state[name] = True
+    client.on_event = on_event
+    client.on_c2d(on_message)
+    client.on_method("m", on_method)
+    reader = asyncio.create_task(follow())
+    if not state["run"] and F["cut"] in ("subscribe", "twin"):
+        owner, name = {"subscribe": (client._mqtt, "subscribe"), "twin": (client._twin, "get")}[F["cut"]] \
+            if client._twin else (client._mqtt, "subscribe")
+        real = getattr(owner, name)
+        async def once(*facts):
+            if not state["run"]:
+                await stuck()
+            return await real(*facts)
+        setattr(owner, name, once)
+    if not state["run"] and F["cut"] == "quiet":
+        await client.connect(10)
+        asyncio.create_task(on_quiet())
+    await client.start()
+    while state["run"] or "stuck" not in state:
+        await asyncio.sleep_ms(20)
+    raise KeyboardInterrupt  # as Ctrl-C at the REPL
+client.desired_properties()
+try:
+    asyncio.run(main())
+except KeyboardInterrupt:
+    asyncio.new_event_loop()
+state["run"] = 1
+out("second run")
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    "cut", ["handler", "method", "subscribe", "twin", "quiet", "idle", "start"]
+)
+def test_a_second_run_goes_on_with_what_the_first_was_in_the_middle_of(device, emu, cut):
+    name = "cut-" + cut
+    program = CUT
+    if cut == "idle":
+        program = CUT.replace('"stuck" not in state', '"settled" not in state')
+    if cut == "start":
+        program = CUT.replace('"stuck" not in state', "False")
+    with device.start(program, name, cut=cut, limit=60) as process:
+        if cut in ("handler", "method", "idle"):
+            process.wait_for("settled", 20)
+        if cut == "handler":
+            emu.send_c2d(name, b"1")
+        if cut == "method":
+            for _ in range(4):
+                Later(lambda: emu.invoke_method(name, "m", timeout_s=1))
+        process.wait_for("second run", 20)
+        process.wait_for('"message", "1"' if cut == "handler" else "settled", 20)
+        emu.send_c2d(name, b"2")
+        process.wait_for('"message", "2"', 20)
+        emu.patch_desired(name, {"n": 7})
+        process.wait_for('"desired", 1, 7', 20)
+        assert emu.invoke_method(name, "m", timeout_s=10).status == 200
+        assert process.text.count('"message", "2"') == 1
+
+
+AGAIN = """
+from azure_iot import IoTHubDeviceClient
+async def main():
+    gate = asyncio.Event()
+    async def handle(message):
+        await gate.wait()
+        out("handled", message.data.decode())
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    client.on_c2d(handle)
+    client.on_event = lambda name, fact: out(name)
+    await client.connect(10)
+    while len(client._c2d._open) < 2:
+        await asyncio.sleep_ms(20)
+    await client.disconnect()
+    await client.connect(10)
+    while len(client._c2d._open) < 2:
+        await asyncio.sleep_ms(20)
+    gate.set()
+    while client._c2d._open:
+        await asyncio.sleep_ms(20)
+    await client.send_message("end")
+    out("end")
+    await asyncio.sleep(30)
+asyncio.run(main())
+"""
+
+
+def test_messages_not_taken_before_a_disconnect_are_handled_once_after_it(device, emu):
+    with device.start(AGAIN, "again", limit=30) as process:
+        process.wait_for("settled", 20)
+        for body in (b"1", b"2"):
+            emu.send_c2d("again", body)
+        process.wait_for('"end"', 20)
+        said = [fact for fact in outputs(process.output) if fact[0] == "handled"]
+        assert said == [["handled", "1"], ["handled", "2"]]

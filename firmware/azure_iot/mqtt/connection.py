@@ -135,6 +135,11 @@ class Connection:
         self._waiters = asyncio.core.TaskQueue()  # type: ignore[attr-defined]
         self._task = asyncio.create_task(self._run())
 
+    def abandon(self) -> None:
+        """Forget who works and waits: nobody does any more, their asyncio.run has ended."""
+        self._task = None
+        self._waiting = False
+
     async def connected_once(self, timeout: float = 60) -> None:
         """Wait for the first connection. Raises what no retry will cure, at once; after
         `timeout` seconds ConnectionFailedError with the last error as `cause`."""
