@@ -17,7 +17,7 @@ from .large import Collector
 from .tls.context import TLSContext
 from .transport import open_tls
 from .trust.errors import RefusedError
-from .trust.files import PackageFile, remove
+from .trust.files import FileSource, PackageFile, exists, remove
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 PROBE = "trust.probe"
 _MAX_REQUEST = const(1024)
 _MAX_PART = const(4096)  # the operator's tool makes parts of 2 KB
+_MAX_PACKAGE = const(32768)
 
 
 class _Arrival:
@@ -59,10 +60,10 @@ def take(owner: "Upkeep", found: tuple, payload: "bytes | memoryview") -> None:
     if arrival is not None:
         try:
             arrival.write(payload)
+            arrival.close()
         except TrustError as error:
+            arrival.abort()
             _refused(owner, error, arrival.rid)
-            return
-        arrival.close()
 
 
 def sink(owner: "Upkeep", found: tuple, size: int) -> "object | None":
@@ -70,7 +71,7 @@ def sink(owner: "Upkeep", found: tuple, size: int) -> "object | None":
     if found[0] == hub.METHOD and found[1] == PROBE:
         return None
     if not _is_part(found):
-        return _arrival(owner, found)
+        return _arrival(owner, found, size)
     if size > _MAX_PART:
         log.warning("trust: a part of %d bytes is too large", size)
         return None
@@ -81,15 +82,25 @@ def _is_part(found: tuple) -> bool:
     return found[0] == hub.C2D and decode_bag(found[1]).get("trust") == "part"
 
 
-def _arrival(owner: "Upkeep", found: tuple) -> "_Arrival | None":
+def _arrival(owner: "Upkeep", found: tuple, size: int = 0) -> "_Arrival | None":
     channel, rid = ("method", found[2]) if found[0] == hub.METHOD else ("c2d", None)
     store = owner.trust.store
     store.make_folder()
-    try:
-        return _Arrival(owner, store.path(channel + ".new"), channel, rid)
-    except TrustError as error:
-        _refused(owner, error, rid)
-        return None
+    path = store.path(channel + ".new")
+    if size > _MAX_PACKAGE:
+        error = RefusedError("package larger than %d bytes" % _MAX_PACKAGE, "TOO_LARGE")
+    elif exists(path):
+        error = RefusedError("the package before is not installed yet: send it again", "STORAGE")
+        if rid is None:
+            owner.left = True
+            raise error  # not acknowledged: the hub sends it again
+    else:
+        try:
+            return _Arrival(owner, path, channel, rid)
+        except TrustError as failure:
+            error = failure
+    _refused(owner, error, rid)
+    return None
 
 
 def _take_part(owner: "Upkeep", properties: dict, payload: "bytes | memoryview") -> None:
@@ -99,20 +110,33 @@ def _take_part(owner: "Upkeep", properties: dict, payload: "bytes | memoryview")
     store.make_folder()
     if owner.parts is None:
         owner.parts = Parts(store.path("parts"))
+    parts = owner.parts
     try:
-        owner.parts.begin(properties.get("sha256") or "", _number(properties, "count"))
-        owner.parts.add(_number(properties, "index"), payload)
-        if owner.parts.whole:
-            owner.queue(("install", owner.parts.source(), "c2d", None))
+        parts.begin(properties.get("sha256") or "", _number(properties, "count"))
+        seen = parts.next
+        parts.add(_number(properties, "index"), payload)
+        if parts.whole and parts.next > seen:
+            owner.queue(("install", parts.source(), "c2d", None))
     except TrustError as error:
         _refused(owner, error, None)
 
 
 def leftover(owner: "Upkeep") -> None:
-    """Queue a package whose parts had all come, and were acknowledged, when the power was cut."""
+    """Queue what had come whole, and was acknowledged, when the power was cut; drop the rest."""
+    path = owner.trust.store.path
+    wanted = "c2d" in owner.channels
+    if exists(path("c2d.new")):
+        if wanted:
+            owner.queue(("install", FileSource(path("c2d.new")), "c2d", None))
+        else:
+            remove(path("c2d.new"))
+    if not exists(path("parts.note")):
+        return
     from .trust.parts import Parts
 
-    parts = Parts(owner.trust.store.path("parts"))
+    parts = Parts(path("parts"))
+    if not wanted:
+        parts.discard()
     if not parts.whole:
         return
     try:
@@ -125,21 +149,31 @@ def leftover(owner: "Upkeep") -> None:
 async def install(owner: "Upkeep", source: object, channel: str, rid: "str | None") -> None:
     """Install a whole package and answer."""
     client = owner.client
-    in_parts = channel == "c2d" and owner.parts is not None
-    again = False
+    path = source.path
+    if not exists(path):
+        return  # queued twice
+    # What came by C2D was acknowledged and does not come again: it is kept until it is judged.
+    keep = channel == "c2d"
     try:
         version = await client.install_package(source, channel)
+        keep = False
         await _respond(client, rid, 200, {"version": version})
-    except RefusedError as error:
-        # Parts that were acknowledged do not come again: they wait for a better moment.
-        again = in_parts and error.code == "MEMORY" and owner.try_later()
+    except Exception as error:
+        keep = keep and getattr(error, "code", "MEMORY") == "MEMORY" and owner.try_later(source)
+        if not isinstance(error, RefusedError):
+            raise
         _refused(owner, error, rid)
     finally:
         source.close()
-        if in_parts and not again:
-            owner.parts.discard()
-            owner.tries = 0
-        remove(owner.trust.store.path(channel + ".new"))
+        if not keep:
+            if owner.parts is not None and path == owner.trust.store.path("parts"):
+                owner.parts.discard()
+            remove(path)
+            if channel == "c2d":
+                owner.tries = 0
+                if owner.left:
+                    owner.left = False
+                    client.retry_soon("a package waits at the hub")
     client.report_soon()
 
 

@@ -35,7 +35,8 @@ _SELDOM = ["azure_iot.arrivals"] + [
 _LOOK_MS = const(2000)  # between looks at the inbox file and at recovery
 _LATER = const(5)  # looks between tries of a package that memory was short for
 _TRIES = const(3)
-_WAITING = const(4)  # packages and probes that may wait their turn
+_WAITING = const(4)  # probes that may wait their turn
+_PACKAGES = const(8)  # no more than one or two of a channel wait
 
 
 class Upkeep:
@@ -55,14 +56,19 @@ class Upkeep:
         self.channels = channels
         self.deadlines = deadlines
         self.parts = None  # trust.parts.Parts, while a package comes in parts
-        self._jobs = Inbox(_WAITING)
-        self._later = 0  # looks until a package in parts is tried again
+        self.left = False  # a package stays at the hub until the one before is installed
+        self._jobs = Inbox(_WAITING + _PACKAGES)
+        self._later = 0  # looks until a package is tried again,
+        self._kept = None  # this one
         self.tries = 0  # of that package, for want of memory
         self._tasks = []
         self._random = random
 
     def start(self) -> None:
         """Subscribe to what the channels need and begin."""
+        from .trust.files import remove
+
+        remove(self.trust.store.path("method.new"))  # its caller got no answer
         self.client.upkeep = self
         if "method" in self.channels:
             self.client.want(hub.METHODS_FILTER)
@@ -108,15 +114,15 @@ class Upkeep:
 
     def queue(self, job: tuple) -> None:
         """Have a package or a probe done in its turn."""
-        dropped = self._jobs.put(job)
-        if dropped is not None:
-            log.warning("trust: a request was dropped, too many wait")
+        if job[0] == "probe" and len(self._jobs) >= _WAITING:
+            log.warning("trust: a probe was dropped, too many wait")
+            return
+        self._jobs.put(job)
 
     async def _work(self) -> None:
         from . import arrivals
 
-        if "c2d" in self.channels:
-            arrivals.leftover(self)
+        arrivals.leftover(self)
         while True:
             if not len(self._jobs):
                 arrivals = None
@@ -127,9 +133,10 @@ class Upkeep:
             await (arrivals.install if job[0] == "install" else arrivals.probe)(self, *job[1:])
             job = None
 
-    def try_later(self) -> bool:
-        """Have a package in parts tried again in a while; False when that was often enough."""
+    def try_later(self, source: object) -> bool:
+        """Have a package that was acknowledged tried again in a while; False: often enough."""
         self.tries += 1
+        self._kept = source
         self._later = _LATER if self.tries < _TRIES else 0
         return self._later > 0
 
@@ -148,9 +155,8 @@ class Upkeep:
             if self._later:
                 self._later -= 1
                 if not self._later:
-                    from . import arrivals
-
-                    arrivals.leftover(self)
+                    self.queue(("install", self._kept, "c2d", None))
+                    self._kept = None
             try:
                 if "inbox" in self.channels and await self._install_inbox() is not None:
                     log.info("trust: a package from the inbox is installed")

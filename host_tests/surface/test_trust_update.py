@@ -223,6 +223,114 @@ def test_a_package_in_parts_is_installed_after_a_power_cut_behind_its_last_part(
     assert out == [[2, "good", 0, short]]
 
 
+WHOLE = """
+nap = asyncio.sleep_ms
+asyncio.sleep_ms = lambda ms: nap(min(ms, 200))
+from azure_iot.agent import Agent
+from azure_iot.managed import ManagedConnection
+from azure_iot.trust.errors import RefusedError
+from azure_iot.trust.files import exists
+from azure_iot.unix.platform import Platform
+real = ManagedConnection.install_package
+short = []
+async def install_package(self, source, channel):
+    if len(short) < F["short"]:
+        short.append(1)
+        raise RefusedError("no room", "MEMORY") if len(short) % 2 else MemoryError
+    return await real(self, source, channel)
+ManagedConnection.install_package = install_package
+async def app(client):
+    for _ in range(200):
+        trust = client.trust.report()
+        files = [exists("trust/%s.new" % name) for name in ("c2d", "method")]
+        if not any(files) and trust["state"] == "good" and client.upkeep.left is False \
+                and trust["version"] == F["version"]:
+            break
+        await nap(50)
+    out(trust["version"], trust["state"], files, len(short), (trust["last_error"] or {}).get("code"))
+agent = Agent(Platform({
+    "connection_string": F["cs"], "factory_folder": "factory", "trust_folder": "trust",
+    "channels": F["channels"], "client": {"port": F["port"]}}))
+asyncio.run(agent.run(app))
+"""
+
+
+@pytest.mark.parametrize(
+    ("case", "channels", "short", "version"),
+    [
+        ("whole", ["c2d"], 0, 2),
+        ("short", ["c2d"], 2, 2),
+        ("too-short", ["c2d"], 3, 1),
+        ("cut", ["c2d"], 0, 1),
+        ("off", ["inbox"], 0, 1),
+    ],
+)
+def test_a_package_in_one_message_is_installed_or_gone_after_a_power_cut(
+    tmp_path, world, hub_root, case, channels, short, version
+):
+    """It was acknowledged, so it is tried as often as one in parts; a method's caller calls again."""
+    from support.surface import Device
+
+    emu, fleet, old_root, old, _, _ = world
+    emu.switch_chain(old)
+    roots = [("old", old_root.der, ("hub", "dps"))]
+    lay_out(tmp_path, fleet, fleet.bundle_jws(version=1, roots=roots))
+    package = fleet.package(fleet.bundle_jws(version=2, roots=roots))
+    (tmp_path / "trust").mkdir()
+    (tmp_path / "trust" / "method.new").write_bytes(package)
+    (tmp_path / "trust" / "c2d.new").write_bytes(package[:1000] if case == "cut" else package)
+    out = Device(tmp_path, emu, hub_root).run(
+        WHOLE, "one-message-" + case, channels=channels, short=short, version=version
+    )
+    code = {"cut": "MALFORMED", "too-short": "MEMORY"}.get(case)
+    assert out[0][:4] == [version, "good", [False, False], short]
+    assert case == "too-short" or out[0][4] == code
+
+
+BURST = """
+from azure_iot.agent import Agent
+from azure_iot.unix.platform import Platform
+async def app(client):
+    await client.connect(20)
+    out("up")
+    real, gate = client.install_package, asyncio.Event()
+    async def install_package(source, channel):
+        await gate.wait()
+        return await real(source, channel)
+    client.install_package = install_package
+    while not client.upkeep.left:
+        await asyncio.sleep_ms(20)
+    gate.set()
+    for _ in range(400):
+        trust = client.trust.report()
+        if trust["version"] == 3 and trust["state"] == "good":
+            break
+        await asyncio.sleep_ms(50)
+    out(trust["version"], trust["state"], client.stats.get("handler_errors"))
+agent = Agent(Platform({
+    "connection_string": F["cs"], "factory_folder": "factory", "trust_folder": "trust",
+    "channels": ["c2d"], "client": {"port": F["port"]}}))
+asyncio.run(agent.run(app))
+"""
+
+
+def test_a_second_package_waits_at_the_hub_until_the_first_is_installed(tmp_path, world, hub_root):
+    from support.surface import Device
+
+    emu, fleet, old_root, old, _, _ = world
+    emu.switch_chain(old)
+    roots = [("old", old_root.der, ("hub", "dps"))]
+    lay_out(tmp_path, fleet, fleet.bundle_jws(version=1, roots=roots))
+    cs = emu.add_device("burst").connection_string
+    with Device(tmp_path, emu, hub_root).start(BURST, "burst", cs=cs) as process:
+        process.wait_for("up", 20)
+        for version in (2, 3):
+            package = fleet.package(fleet.bundle_jws(version=version, roots=roots))
+            emu.send_c2d("burst", package, {"trust": "package"})
+        assert process.wait(40) == 0, process.text
+        assert outputs(process.output)[-1] == [3, "good", 1], process.text
+
+
 @pytest.mark.requirement("R-38")
 def test_a_device_without_update_agent_says_which_root_is_missing(tmp_path, world, hub_root):
     from support.surface import Device
@@ -401,3 +509,23 @@ def test_a_wish_whose_work_was_cut_short_comes_again(tmp_path, world, hub_root, 
         emu.publish_file("later.json", good)
         reported = lambda: emu.twin(how)["properties"]["reported"].get("trust", {})  # noqa: E731
         until(lambda: reported().get("version") == 2, process)
+
+
+def test_a_message_too_large_for_a_package_is_refused_in_words_and_does_not_come_again(
+    tmp_path, world, hub_root
+):
+    from support.surface import Device
+
+    emu, fleet, old_root, old, _, _ = world
+    emu.switch_chain(old)
+    roots = [("old", old_root.der, ("hub", "dps"))]
+    lay_out(tmp_path, fleet, fleet.bundle_jws(version=1, roots=roots))
+    program = PROGRAM.replace('"update_agent":', '"channels": ["c2d"], "update_agent":')
+    with Device(tmp_path, emu, hub_root).start(program, "large", update_agent=True) as process:
+        process.wait_for('"settled"', 20)
+        emu.send_c2d("large", b" " * 40000, {"trust": "package"})
+        reported = lambda: emu.twin("large")["properties"]["reported"].get("trust", {})  # noqa: E731
+        until(lambda: (reported().get("last_error") or {}).get("code") == "TOO_LARGE", process)
+        emu.drop("large")
+        process.wait_for('"settled"', 20)
+        assert process.text.count("larger than 32768") == 1, process.text
