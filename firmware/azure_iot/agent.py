@@ -47,7 +47,7 @@ from micropython import const
 
 from . import log
 from .core import randbelow
-from .errors import AzureIoTError, ConnectionFailedError
+from .errors import AzureIoTError, ConnectionFailedError, lacks_memory
 from .transient import forget
 
 TYPE_CHECKING = const(False)
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 _FEED_MS = const(1000)
 _NETWORK_PAUSE_MS = const(2000)
 _MOST_SHORT = const(8)  # attempts since the last connection; usually some three minutes
+_RENAMED_S = const(300)  # between starts; DPS may give another name every time
 # Collecting after every 8 KiB keeps what lives long together at the start of the heap. Without it
 # the allocator walks through all of it first, and no block is left for TLS's input buffer.
 _GC_THRESHOLD = const(8192)
@@ -72,6 +73,7 @@ class Agent:
         self.clock = platform.clock
         self.trust = None
         self.client = None
+        self._short = 0  # attempts at DPS that failed for lack of memory
         self._feeder = None
         self.upkeep = None
 
@@ -99,7 +101,7 @@ class Agent:
             options["update_agent"] = config.get("update_agent", True)
         await self._network_up()
         await self._set_time()
-        self.client = await bringup.make_client(config, options, platform.kv)
+        self.client = await bringup.make_client(config, options, platform.kv, self._failed)
         forget("azure_iot.bringup")
         if self.trust is not None and self.trust.managed:
             from .upkeep import Upkeep
@@ -136,13 +138,29 @@ class Agent:
             self._feeder.cancel()
             self._feeder = None
 
+    def _failed(self, error: Exception) -> None:
+        self._short += lacks_memory(error)
+
     async def _feed(self) -> None:
+        seconds = 0
         while True:
             self.platform.feed()
-            if self.client is not None and self.client.short_of_memory >= _MOST_SHORT:
+            client = self.client
+            short = self._short
+            if client is not None:
+                if client.connected.is_set():
+                    self._short = 0
+                short += client.short_of_memory
+            why = ""
+            if short >= _MOST_SHORT:
                 # Nothing moves objects on this heap: only a new start makes one piece of it again.
-                log.error("starting anew: no memory for a connection, %d times", _MOST_SHORT)
+                why = "no memory for a connection, %d times" % _MOST_SHORT
+            elif client is not None and client.renamed and seconds >= _RENAMED_S:
+                why = "DPS gave another name"
+            if why:
+                log.error("starting anew: %s", why)
                 self.platform.reset()
+            seconds += 1
             await asyncio.sleep_ms(_FEED_MS)
 
     async def _network_up(self) -> None:

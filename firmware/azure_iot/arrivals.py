@@ -88,9 +88,9 @@ def _arrival(owner: "Upkeep", found: tuple, size: int = 0) -> "_Arrival | None":
     store.make_folder()
     path = store.path(channel + ".new")
     if size > _MAX_PACKAGE:
-        error = RefusedError("package larger than %d bytes" % _MAX_PACKAGE, "TOO_LARGE")
+        error = RefusedError("package larger than 32768 bytes", "TOO_LARGE")
     elif exists(path):
-        error = RefusedError("the package before is not installed yet: send it again", "STORAGE")
+        error = RefusedError("another package waits: send again", "STORAGE")
         if rid is None:
             owner.left = True
             raise error  # not acknowledged: the hub sends it again
@@ -173,7 +173,7 @@ async def install(owner: "Upkeep", source: object, channel: str, rid: "str | Non
                 owner.tries = 0
                 if owner.left:
                     owner.left = False
-                    client.retry_soon("a package waits at the hub")
+                    client.retry_soon()
     client.report_soon()
 
 

@@ -11,13 +11,20 @@ from micropython import const
 
 from . import log
 from .client import IoTHubDeviceClient
+from .clock import default
 from .core import randbelow
 from .errors import AzureIoTError, CredentialError
+from .guard import is_about_time
+from .hub import cloud
 from .identity import check_host
+from .timekeeper import TimeKeeper
+from .tls.context import TLSContext
 from .transient import forget
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .dps import Assignment
 
 _NOT_SPOKEN = const(501)  # dps.py: the hub speaks what this firmware does not
@@ -26,12 +33,17 @@ _SHARED = ("trust", "roots", "clock", "profile", "deadlines", "websocket")
 
 
 async def provisioned_client(
-    config: dict, certificate: "object | None", kv: object, options: dict
+    config: dict,
+    certificate: "object | None",
+    kv: object,
+    options: dict,
+    failed: "Callable | None" = None,
 ) -> IoTHubDeviceClient:
     """Make a client for the assigned hub: the kept assignment first, DPS when there is none.
 
     `config`: id_scope, registration_id, key (or a certificate), host, port, payload. The client
-    registers anew by itself when the ladder says so.
+    registers anew by itself when the ladder says so. `failed(error)` hears of each attempt to connect to DPS
+    that failed. Raises CredentialError once the time is not to blame (T10).
     """
     credential = certificate
     if credential is None:
@@ -41,28 +53,48 @@ async def provisioned_client(
     shared = {name: options[name] for name in _SHARED if name in options}
 
     async def register() -> "Assignment":
-        return await _register(config, credential, kv, shared)
+        return await _register(config, credential, kv, shared, failed)
 
     place = load_assignment(kv, config["id_scope"], config["registration_id"])
+    clock = options.get("clock") or default()
+    sync = options.get("sync_time")
+    repaired = False
     while place is None:
         try:
             found = await register()
             place = found.hub, found.device_id
-        except AzureIoTError as error:
-            if isinstance(error, CredentialError) or getattr(error, "status", 0) == _NOT_SPOKEN:
+        except (AzureIoTError, MemoryError) as error:
+            if failed is not None and isinstance(error, MemoryError):
+                failed(error)
+            refused = isinstance(error, CredentialError)
+            known = repaired and (clock.synchronised or sync is None)
+            if refused and known or getattr(error, "status", 0) == _NOT_SPOKEN:
                 raise
             wait_ms = 5000 + randbelow(25000)
-            log.warning("no assignment yet, again in %d ms: %s", wait_ms, error)
+            log.warning("no assignment yet, again in %d ms: %r", wait_ms, error)
+            if refused or is_about_time(error):
+                repaired = True
+                trust = options.get("trust")
+                host = _host(config)
+                roots = trust.attempt("dps", host).roots if trust else options["roots"]
+                port = options.get("https_port", 443)
+                keeper = TimeKeeper(clock, sync=sync, trust=trust, port=port)
+                await keeper.repair(host, TLSContext(roots))
             await asyncio.sleep_ms(wait_ms)
     return IoTHubDeviceClient.from_credential(credential, *place, reprovision=register, **options)
 
 
-async def _register(config: dict, credential: object, kv: object, shared: dict) -> "Assignment":
-    from .hub import cloud
+def _host(config: dict) -> str:
+    return config.get("host") or cloud("")[1]
+
+
+async def _register(
+    config: dict, credential: object, kv: object, shared: dict, failed: "Callable | None"
+) -> "Assignment":
     from .provisioning import ProvisioningDeviceClient
 
     dps = ProvisioningDeviceClient(
-        config.get("host") or cloud("")[1],
+        _host(config),
         config["registration_id"],
         config["id_scope"],
         credential,
@@ -70,12 +102,14 @@ async def _register(config: dict, credential: object, kv: object, shared: dict) 
         **shared,
     )
     dps.provisioning_payload = config.get("payload")
+    dps.on_connect_failed = failed
     try:
         found = await dps.register()
     finally:
         forget("azure_iot.provisioning", "azure_iot.dps")
     try:
         save_assignment(kv, config["id_scope"], config["registration_id"], found)
+        found.kept = True
     except (OSError, ValueError) as error:
         log.error("the assignment is not kept for the next start: %s", error)
     return found

@@ -13,6 +13,8 @@ from .tls.context import load_root
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .trust.manager import TrustManager
 
 
@@ -44,8 +46,10 @@ def open_trust(config: dict, clock: object, mirror: object = None) -> "TrustMana
     return trust
 
 
-async def make_client(config: dict, options: dict, kv: object) -> IoTHubDeviceClient:
-    """Make the client, after asking DPS where the configuration names it."""
+async def make_client(
+    config: dict, options: dict, kv: object, failed: "Callable"
+) -> IoTHubDeviceClient:
+    """Make the client, after asking DPS where the configuration names it (assignment.py)."""
     certificate = None
     if "certificate" in config:
         from .x509 import X509Certificate
@@ -59,7 +63,7 @@ async def make_client(config: dict, options: dict, kv: object) -> IoTHubDeviceCl
         raise CredentialError("the configuration has neither connection_string nor dps")
     from .assignment import provisioned_client
 
-    return await provisioned_client(config["dps"], certificate, kv, options)
+    return await provisioned_client(config["dps"], certificate, kv, options, failed)
 
 
 def read_file(path: str) -> bytes:

@@ -113,7 +113,7 @@ class C2D:
                 place.remove(held)
 
     async def _work(self) -> None:
-        while self._worker is asyncio.current_task():
+        while True:
             held = await self.inbox.get()
             try:
                 await self.handler(held.message)

@@ -46,7 +46,6 @@ class Clock:
         self.synchronised = False  # set in this boot by NTP or a service, not only assumed
         self.source = "floor"  # floor, ntp or authenticated
         self.ntp_delta = 0  # authenticated time minus what NTP had made of the clock
-        self._token_repair = True
 
     def unix_time(self) -> int:
         """Return seconds since 1970-01-01, an integer."""
@@ -98,16 +97,6 @@ class Clock:
         if -_TOLERANCE <= delta <= _TOLERANCE:
             return False
         self.set_time(unix_seconds)
-        return True
-
-    def token_may_be_late(self) -> bool:
-        """Tell, once per boot, whether a refused SAS token may be the clock's fault (T10).
-
-        True asks for one time repair and one new token before anything else is concluded.
-        """
-        if self.source == "authenticated" or not self._token_repair:
-            return False
-        self._token_repair = False
         return True
 
     def report(self, floor: int) -> dict:

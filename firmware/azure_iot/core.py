@@ -157,6 +157,11 @@ class HubConnection:
         return self._link.short
 
     @property
+    def renamed(self) -> bool:
+        """Whether DPS gave this device another name, to be used from its next start on."""
+        return self._link.renamed
+
+    @property
     def tls(self) -> dict:
         """What the last connection settled on: version, suite, …, and `via`, its root."""
         return self._link.facts
@@ -179,12 +184,12 @@ class HubConnection:
         self._tasks = []
         self._settling = None
         self._mqtt.abandon()
-        await self.disconnect(0)
-        self._subscribing = False
-        self._link.held = 0
         for part in (self._twin, self._methods, self._c2d):
             if part is not None:
                 part.begin_anew()
+        await self.disconnect(0)
+        self._subscribing = False
+        self._link.held = 0
 
     async def connect(self, timeout_s: "int | None" = None) -> None:
         """Connect and wait until the hub has accepted this device.
@@ -273,7 +278,7 @@ class HubConnection:
         """Bring a new connection up to date, step by step."""
         await self._insist(self._catch_up)
         self._event("settled", None)
-        await self._insist(self._confirm_time)
+        await self._insist(lambda: self.keeper.keep(self.identity.gateway, self._link.context))
         await self._insist(self._after_settled)
         self._settling = None  # a task that has ended still holds what its coroutine held
 
@@ -296,10 +301,6 @@ class HubConnection:
             await self._twin.refresh()
         if self.trust is not None:
             await self._report()
-
-    async def _confirm_time(self) -> None:
-        if self.keeper.due():
-            await self.keeper.keep(self.identity.gateway, self._link.context())
 
     def _reconnect_soon(self, why: str) -> None:
         log.info("reconnecting: %s", why)

@@ -28,7 +28,10 @@ _MAX_ID = const(128)
 
 
 class Assignment:
-    """What DPS assigned: `hub` exactly as received, `device_id`, `substatus`, `payload`."""
+    """What DPS assigned: `hub` exactly as received, `device_id`, `substatus`, `payload`.
+
+    `kept`: the next start will use it.
+    """
 
     def __init__(
         self, hub: str, device_id: str, substatus: str = "", payload: object = None
@@ -37,6 +40,7 @@ class Assignment:
         self.device_id = device_id
         self.substatus = substatus
         self.payload = payload
+        self.kept = False
 
     def __repr__(self) -> str:
         return "<Assignment of %s to %s>" % (self.device_id, self.hub)

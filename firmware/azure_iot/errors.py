@@ -1,7 +1,7 @@
-"""The exception tree of the package, nothing else.
+"""The exception tree of the package.
 
 Responsible for: the classes an application catches, and `cause`, because MicroPython keeps no
-exception chain. Not for: deciding which class a failure gets (tls/verdict.py, transport.py,
+exception chain; the question that is asked of a whole chain. Not for: deciding which class a failure gets (tls/verdict.py, transport.py,
 client.py) and the codes of trust packages (trust/errors.py).
 
     AzureIoTError                .cause
@@ -77,3 +77,12 @@ class ServiceError(AzureIoTError):
 
 class QueueFullError(AzureIoTError):
     """A bounded queue is full; nothing was sent."""
+
+
+def lacks_memory(error: "Exception | None") -> bool:
+    """Tell whether memory was short, in `error` or in what caused it."""
+    while error is not None:
+        if isinstance(error, MemoryError) or getattr(error, "reason", "") == "memory":
+            return True
+        error = getattr(error, "cause", None)
+    return False

@@ -104,6 +104,9 @@ class Guard:
                 log.warning("no new assignment: %s", error)
                 if isinstance(error, (ConnectionFailedError, ConnectionDroppedError)):
                     self._action = REPROVISION  # it never got there: due again
+            except MemoryError:
+                self._action = REPROVISION
+                raise
 
 
 def is_about_time(error: Exception) -> bool:

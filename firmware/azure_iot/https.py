@@ -35,15 +35,12 @@ _NO_RANGE = (
 
 
 class Answer:
-    """What a server answered: `status`, `headers` (names in lower case), `size` of the body.
-
-    `part` is how many bytes were asked for, 0 for all.
-    """
+    """What a server answered: `status`, `headers` (names in lower case), `size` of the body."""
 
     def __init__(self, status: int, headers: dict) -> None:
         self.status = status
         self.headers = headers
-        self.size = self.part = 0
+        self.size = 0
 
     def __repr__(self) -> str:
         return "<Answer %d, %d bytes>" % (self.status, self.size)
@@ -102,8 +99,7 @@ class Fetcher:
                 return answer
             _require(answer, 206)
             first, total = _content_range(answer.headers.get("content-range", ""))
-            short = answer.size < max(1, min(answer.part, total - at))
-            if first != at or short or total > limit:
+            if first != at or answer.size < max(1, min(_LEAST, total - at)) or total > limit:
                 raise ProtocolError("the server sent another range than asked for", "RANGE")
             tag = answer.headers.get("etag", "")
             if not tag or tag.startswith("W/"):
@@ -152,18 +148,18 @@ class Fetcher:
                     if span[1]:
                         asked.append(("If-Match", span[1]))
                     most = min(limit, part)
-                size = _size(body)
+                size = body.size if hasattr(body, "size") else len(body or b"")
                 ms = self.deadlines.answer_ms * (1 + (most + size >> 14))
+                place = method, path, _host(host, port, secure)
                 # A task of its own: a peer that moves a byte now and then meets no other limit.
-                answer = await asyncio.wait_for_ms(
-                    _exchange(
-                        link, (method, path, _host(host, port, secure)), asked, body, size,
-                        (sink, most, chunked, part),
-                    ),
-                    ms,
-                )  # fmt: skip
+                work = _exchange(link, place, asked, body, size, (sink, most, chunked, part))
+                answer = await asyncio.wait_for_ms(work, ms)
             except asyncio.TimeoutError:
                 raise ConnectionDroppedError("%s gave no whole answer within %d ms" % (host, ms))
+            except ProtocolError as error:
+                if not part or error.rule != "RECORD_SIZE":
+                    raise
+                raise ProtocolError(_NO_RANGE, "NO_RANGE", error)  # it sent the whole
             finally:
                 await link.close()
             target = answer.headers.get("location")
@@ -171,22 +167,6 @@ class Fetcher:
                 return answer
             redirects -= 1
             url = _follow(target, secure, host, port)
-
-
-async def _exchange(
-    link: "Transport", place: tuple, headers: "list | tuple", body: object, size: int, how: tuple
-) -> Answer:
-    """Send a request and read its answer: `how` is (sink, limit, chunked, part)."""
-    await _send(link, place, headers, body, size)
-    part = how[3]
-    try:
-        answer = await _Reader(link).answer(*how)
-    except ProtocolError as error:
-        if not part or error.rule != "RECORD_SIZE":
-            raise
-        raise ProtocolError(_NO_RANGE, "NO_RANGE", error)  # it sent the whole
-    answer.part = part
-    return answer
 
 
 def _part(context: object, host: str) -> int:
@@ -216,9 +196,7 @@ def _follow(target: str, secure: bool, host: str, port: int) -> str:
     if target.startswith("/"):
         return "%s://%s:%d%s" % ("https" if secure else "http", host, port, target)
     if not target.startswith("https://" if secure else "http://"):
-        raise ProtocolError(
-            "the server redirects to another scheme: name the address in the end itself", "HTTP"
-        )
+        raise ProtocolError("the server redirects to another scheme: give that address", "HTTP")
     return target
 
 
@@ -226,15 +204,10 @@ def _host(host: str, port: int, secure: bool) -> str:
     return host if port == (443 if secure else 80) else "%s:%d" % (host, port)
 
 
-def _size(body: object) -> int:
-    if isinstance(body, (bytes, bytearray, memoryview)):
-        return len(body)
-    return body.size if body is not None else 0
-
-
-async def _send(
-    link: "Transport", place: tuple, headers: "list | tuple", body: object, size: int
-) -> None:
+async def _exchange(
+    link: "Transport", place: tuple, headers: "list | tuple", body: object, size: int, how: tuple
+) -> Answer:
+    """Send a request and read its answer; `how` is for the reader."""
     method, path, host = place
     lines = ["%s %s HTTP/1.1" % (method, path), "Host: " + host]
     if headers or body is not None or method != "GET":
@@ -248,19 +221,18 @@ async def _send(
         lines.append("Content-Length: %d" % size)
     lines.append("\r\n")
     await link.write("\r\n".join(lines).encode())
-    if body is None:
-        return
-    if isinstance(body, (bytes, bytearray, memoryview)):
-        if size:
-            await link.write(memoryview(body))
-        return
-    buffer = memoryview(bytearray(_BUFFER))
+    if size and not hasattr(body, "readinto"):
+        await link.write(memoryview(body))
+        size = 0
+    buffer = memoryview(bytearray(_BUFFER)) if size else b""
     while size:
         n = body.readinto(buffer[: min(_BUFFER, size)])
         if not n:
             raise ProtocolError("the source ended %d bytes early" % size, "HTTP")
         await link.write(buffer[:n])
         size -= n
+    lines = buffer = None
+    return await _Reader(link).answer(*how)
 
 
 class _Reader:

@@ -19,6 +19,7 @@ from .errors import (
     ConnectionFailedError,
     CredentialError,
     TrustError,
+    lacks_memory,
 )
 from .tls.context import TLSContext, default_profile
 from .tls.sessions import Sessions
@@ -102,6 +103,7 @@ class HubLink:
         self._issued_ticks = 0
         self.held = 0  # while not 0 no connection is opened
         self.short = 0  # attempts since CONNACK 0 that failed for lack of memory
+        self.renamed = False  # DPS gave another name, which is kept for the next start
         self._random32 = random32
         self.hold()
 
@@ -202,6 +204,7 @@ class HubLink:
     def retarget(self, assignment: object) -> None:
         """Follow DPS to another hub; the device keeps its name. Raises CredentialError."""
         if assignment.device_id != self.identity.device_id:
+            self.renamed = assignment.kept
             raise CredentialError(
                 "DPS now calls this device %s: start it anew" % assignment.device_id
             )
@@ -265,8 +268,7 @@ class HubLink:
     def refused(self, error: Exception) -> bool:
         """Note the outcome of a whole attempt, TLS and CONNECT; True: do not wait long for the next."""
         self.failed(error)
-        short = isinstance(getattr(error, "cause", None), MemoryError)
-        if short or getattr(error, "reason", "") == "memory":
+        if lacks_memory(error):
             self.short += 1
             return False  # says nothing about the hub
         if isinstance(error, CredentialError):

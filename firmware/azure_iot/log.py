@@ -32,11 +32,6 @@ def set_sink(sink: "object | None") -> None:
     _sink = sink
 
 
-def enabled(level: int) -> bool:
-    """Tell whether a message of `level` would reach the sink."""
-    return _sink is not None and level <= _level
-
-
 def write(level: int, text: str, *args: object) -> None:
     """Pass on "level: text", with `args` put in by `%` only when somebody listens."""
     global lost

@@ -138,9 +138,9 @@ class ManagedConnection(HubConnection):
         """Subscribe to cloud-to-device messages, for upkeep.py."""
         self._want(hub.c2d_filter(self._base))
 
-    def retry_soon(self, why: str = "new roots are here") -> None:
-        """Connect now, or anew."""
-        self._reconnect_soon(why)
+    def retry_soon(self) -> None:
+        """Connect now, or anew: new roots are here, or a package waits at the hub."""
+        self._reconnect_soon("there is something new")
 
     def report_soon(self) -> None:
         """Send what changed of the reported sections, if connected."""

@@ -71,6 +71,7 @@ class ProvisioningDeviceClient:
         self._answers = []
         self._came = asyncio.Event()
         self.registrations = 0
+        self.on_connect_failed = None  # (error), for each attempt to connect
 
     @classmethod
     def from_symmetric_key(
@@ -124,6 +125,7 @@ class ProvisioningDeviceClient:
             max_pending=4,
         )
         mqtt.on_message = self._on_message
+        mqtt.on_connect_failed = self.on_connect_failed
         try:
             await mqtt.start()
             await mqtt.connected_once(_CONNECT_S)

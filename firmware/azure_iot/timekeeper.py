@@ -15,7 +15,7 @@ from micropython import const
 
 from . import log
 from .deadlines import Deadlines
-from .errors import AzureIoTError, ClockError
+from .errors import AzureIoTError
 from .transient import Transient, forget
 
 TYPE_CHECKING = const(False)
@@ -61,10 +61,6 @@ class TimeKeeper:
         # Ticks wrap; a proof older than some days was renewed by then (`due`).
         return seconds > _TICKS_SERVE_S or abs(seconds - ticks_s) < _SLACK_S
 
-    def due(self) -> bool:
-        """Tell whether the time should be confirmed: once per boot, then daily."""
-        return self.clock.unix_time() >= self._next
-
     async def confirm(self, host: str, context: object) -> bool:
         """Ask `host` for its Date over verified HTTPS; any status serves, no identity is sent.
 
@@ -87,8 +83,14 @@ class TimeKeeper:
             self.prove(date)
         return date is not None
 
-    async def keep(self, host: str, context: object) -> None:
-        """Confirm the time beside a live connection, if a second TLS connection fits."""
+    async def keep(self, host: str, make: "Callable") -> None:
+        """Confirm the time, once per boot, then daily, beside a live connection.
+
+        Only if a second TLS connection fits; `make()` gives its context.
+        """
+        if self.clock.unix_time() < self._next:
+            return
+        context = make()
         gc.collect()
         if context.profile.plan(host).peak * 3 // 2 > gc.mem_free():
             log.info("the time stays unconfirmed: no room for a second TLS connection")
@@ -115,14 +117,14 @@ class TimeKeeper:
         try:
             if await self.confirm(host, context):
                 return
-        except AzureIoTError as error:
-            log.info("no time from %s: %s", host, error)
+        except (AzureIoTError, MemoryError) as error:
+            log.info("no time from %s: %r", host, error)
         offered = None
         if self._sync is not None:
             try:
                 offered = await self._sync()
-            except ClockError as error:
-                log.warning("time server: %s", error)
+            except (AzureIoTError, MemoryError) as error:
+                log.warning("time server: %r", error)
         if self._trust is not None:
             self._trust.repair_time(offered)
         elif offered is not None:

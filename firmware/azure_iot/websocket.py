@@ -285,7 +285,7 @@ async def upgrade(
     try:
         head = await asyncio.wait_for_ms(_head(inner), inner.deadlines.answer_ms)
     except asyncio.TimeoutError:
-        raise ConnectionDroppedError("no whole answer to the upgrade in time")
+        raise ConnectionDroppedError("no whole answer to the upgrade")
     check_answer(head, nonce)
     return WebSocketTransport(inner, random32)
 

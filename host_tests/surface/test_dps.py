@@ -230,3 +230,44 @@ def test_a_stranger_in_the_place_of_dps_does_not_end_the_first_start(tmp_path, h
             process.wait_for("no assignment yet", 20)
             emu.switch_chain(hub_leaf)
             process.wait_for("connected", 20)
+
+
+RENAMED = """
+nap = asyncio.sleep_ms
+asyncio.sleep_ms = lambda ms: nap(min(ms, 20))
+from azure_iot.agent import Agent
+from azure_iot.unix.platform import FileKV, Platform
+class Full(FileKV):
+    def set(self, key, value):
+        raise OSError(28)
+async def app(client):
+    out("client", client.identity.device_id)
+    while not client.connected.is_set() and not F["full"]:
+        await nap(20)
+    await nap(F["stay"] * 1000)
+    out("stayed")
+platform = Platform({"dps": {"id_scope": F["scope"], "registration_id": F["device_id"],
+    "key": F["key"], "host": "localhost", "port": F["port"]}, "roots": ["root.der"],
+    "client": {"port": F["port"], "https_port": F["https"]}})
+if platform.kv.get("assignment") is None:
+    platform.kv.set("assignment", json.dumps({"scope": F["scope"], "hub": "localhost",
+        "registration": F["device_id"], "device": F["device_id"]}))
+if F["full"]:
+    platform.kv = Full(".")
+asyncio.run(Agent(platform).run(app))
+"""
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["kept", "not-kept"])
+def test_a_device_that_dps_gives_another_name_starts_anew_once(device, emu, full):
+    """Not where the new name could not be kept: the next start would come to the same."""
+    name = "renamed-%d" % full
+    emu.enroll(name, primary_key=KEY, device_id=name + "-b")
+    facts = {"scope": SCOPE, "key": KEY, "full": full}
+    with device.start(RENAMED, name, cs="", stay=15, limit=50, **facts) as process:
+        assert process.wait(45) == (0 if full else 3), process.text
+    assert "DPS now calls this device" in process.text
+    assert ("starting anew" in process.text) != full
+    if not full:
+        out = device.run(RENAMED, name, cs="", stay=10, limit=40, **facts)
+        assert out == [["client", name + "-b"], ["stayed"]]

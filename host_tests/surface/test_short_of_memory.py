@@ -1,5 +1,7 @@
 """A heap that no connection fits into any more: the agent says so and starts the device anew."""
 
+import base64
+
 import pytest
 
 LEAVES = [6000] + [pytest.param(2000 + 300 * n, marks=pytest.mark.long) for n in range(24)]
@@ -60,3 +62,45 @@ def test_a_device_with_memory_goes_on(device):
     ) as process:
         assert process.wait(25) == 0, process.text
     assert "still here" in process.text and "starting anew" not in process.text
+
+
+DPS = """
+nap = asyncio.sleep_ms
+asyncio.sleep_ms = lambda ms: nap(min(ms, 50))
+from azure_iot import transport
+from azure_iot.backoff import Backoff
+later = Backoff.next
+Backoff.next = lambda self: min(later(self), 50)
+from azure_iot.agent import Agent
+from azure_iot.unix.platform import Platform
+real, tries = transport.open_tls, []
+async def open_tls(host, port, context, *, deadlines=None):
+    if port == F["port"] and len(tries) < F["short"]:  # of DPS: the hub's link has the real one
+        tries.append(1)
+        raise MemoryError
+    return await real(host, port, context, deadlines=deadlines)
+transport.open_tls = open_tls
+async def app(client):
+    client.on_event = lambda name, fact: out(name, str(fact))
+    await client._mqtt.connected.wait()
+    out("up", len(tries))
+platform = Platform({"dps": {"id_scope": "0ne00000001", "registration_id": F["device_id"],
+    "key": F["key"], "host": "localhost", "port": F["port"]}, "roots": ["root.der"],
+    "client": {"port": F["port"], "https_port": F["https"]}})
+if F["kept"]:
+    platform.kv.set("assignment", json.dumps({"scope": "0ne00000001", "hub": "localhost",
+        "registration": F["device_id"], "device": F["device_id"]}))
+asyncio.run(Agent(platform).run(app))
+"""
+KEY = base64.b64encode(b"k" * 32).decode()
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["first", "again"])
+@pytest.mark.parametrize("short", [999, 3])
+def test_a_device_without_memory_for_dps_starts_anew_too(device, emu, kept, short):
+    name = "dps-short-%d-%d" % (kept, short)
+    emu.enroll(name, primary_key=KEY)
+    with device.start(DPS, name, cs="", key=KEY, kept=kept, short=short, limit=50) as process:
+        status = process.wait(45)
+    text = "starting anew: no memory for a connection, 8 times"
+    assert (status, text in process.text) == ((3, True) if short > 8 else (0, False)), process.text

@@ -100,3 +100,80 @@ def test_a_clock_before_2025_is_set_to_the_floor_by_who_has_a_trust_store(device
     (factory / "bundle.jws").write_bytes(bundle)
     (factory / "build_date").write_text(str(fleet.issued))
     assert device.run(BEFORE, "before-2025") == [["connected"]]
+
+
+FIRST = """
+nap = asyncio.sleep_ms
+asyncio.sleep_ms = lambda ms: nap(min(ms, 500))
+from azure_iot.agent import Agent
+from azure_iot.errors import AzureIoTError, ClockError
+from azure_iot.unix.platform import Platform
+class Board(Platform):
+    asked = 0
+    async def sync_time(self):
+        self.asked += 1
+        if self.asked <= F["silent"]:
+            if self.asked % 2:
+                raise ClockError("no time server answers")
+            return None
+        return await super().sync_time()
+async def main():
+    config = {
+        "dps": {"id_scope": F["scope"], "registration_id": F["device_id"], "key": F["key"],
+                "host": "localhost", "port": F["port"]},
+        "clock_start": F["start"], "client": {"port": F["port"], "https_port": F["https"]}}
+    if F["trust"]:
+        config.update({"factory_folder": "factory", "trust_folder": "trust"})
+    else:
+        config["roots"] = ["root.der"]
+    agent = Agent(Board(config))
+    try:
+        client = await agent.start()
+    except AzureIoTError as error:
+        out(type(error).__name__, str(error))
+        return
+    await client._mqtt.connected.wait()
+    out("connected", agent.platform.asked, agent.clock.source)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.requirement("T5", "T10")
+@pytest.mark.parametrize(
+    ("case", "trust", "silent", "https", "source"),
+    [
+        ("by-https", True, 999, True, "authenticated"),
+        ("by-ntp", True, 6, False, "ntp"),
+        ("fixed-roots", False, 4, False, "ntp"),
+    ],
+)
+def test_a_first_start_without_the_time_gets_it_and_is_provisioned(
+    device, emu, hub_root, fleet, case, trust, silent, https, source
+):
+    """NTP fails at first: DPS refuses the token, or its certificate seems to lie in the future."""
+    name = "first-" + case
+    emu.enroll(name, primary_key=KEY)
+    factory = device.folder / "factory"
+    factory.mkdir()
+    (factory / "keyset.jws").write_bytes(fleet.keyset_jws())
+    roots = [("hub", hub_root.der, ("hub", "dps"))]
+    (factory / "bundle.jws").write_bytes(fleet.bundle_jws(version=1, roots=roots))
+    # Far enough behind: every token that is made with this time has expired.
+    (factory / "build_date").write_text(str(fleet.issued - 40 * 86400))
+    facts = {"trust": trust, "silent": silent, "start": 946684800, "scope": SCOPE, "key": KEY}
+    if not https:
+        facts["https"] = 1
+    with device.start(FIRST, name, cs="", limit=80, **facts) as process:
+        assert process.wait(70) == 0, process.text
+    kind, asked, found = outputs(process.output)[-1]
+    assert kind == "connected" and found == source, process.text
+    assert "no assignment yet" in process.text
+    if not https:
+        assert asked == silent + 1
+
+
+def test_a_wrong_key_is_named_once_the_time_is_not_to_blame(device, emu):
+    emu.enroll("wrong-key", primary_key=base64.b64encode(b"j" * 32).decode())
+    facts = {"trust": False, "silent": 0, "start": 946684800, "scope": SCOPE, "key": KEY}
+    out = device.run(FIRST, "wrong-key", cs="", limit=40, **facts)
+    assert out[0][0] == "CredentialError" and "DPS refused" in out[0][1]

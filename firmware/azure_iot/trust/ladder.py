@@ -231,13 +231,15 @@ def _verdict(trust: "TrustManager", error: Exception) -> str | None:
         code = error.code
     else:
         return None
-    if code in ("EXPIRED", "FUTURE") and trust._repairs < _REPAIRS:
+    if code in ("EXPIRED", "FUTURE"):
         # T5: the clock may be what is wrong. A repair that nobody has made counts as made, or
         # a device without time servers would never come to its other roots.
-        if trust.time_repair_wanted:
+        free = trust._repairs < _REPAIRS
+        if free and trust.time_repair_wanted:
             trust._repairs += 1
         trust.time_repair_wanted = True
-        return None
+        if free:
+            return None
     return code
 
 
@@ -318,11 +320,12 @@ def authenticated_time(trust: "TrustManager", unix_seconds: int) -> bool:
 def repair_time(trust: "TrustManager", offered: int | None) -> None:
     """Go one step of time repair (T5); `offered` is what a time server said, if any.
 
-    First NTP again, then other servers, then the floor; a date verdict after that counts.
+    First NTP again, then other servers, then the floor; a date verdict after that counts, and
+    what a time server says then is tried all the same: it may have been out of reach.
     """
     trust.time_repair_wanted = False
     trust._repairs += 1
-    if trust._repairs >= _REPAIRS:
+    if trust._repairs == _REPAIRS or trust._repairs > _REPAIRS and offered is None:
         trust.clock.set_time(time_floor(trust))
         trust.clock.synchronised = False
     elif offered is not None:

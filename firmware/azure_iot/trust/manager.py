@@ -223,15 +223,5 @@ class TrustManager:
         ][-_MAX_PROBES + 1 :]
         self.probes.append(result)
 
-    def session_key(self) -> str:
-        """Return what a saved TLS session must be bound to; it changes with the trust in use."""
-        state = self.store.state
-        return "%d.%d.%d.%d" % (
-            self.present().version,
-            state.kver,
-            state.dv,
-            self.generation,
-        )
-
     def __repr__(self) -> str:
         return "<TrustManager %s>" % self.boot_line()
