@@ -47,7 +47,8 @@ from micropython import const
 
 from . import log
 from .core import randbelow
-from .errors import AzureIoTError, ConnectionFailedError, lacks_memory
+from .errors import lacks_memory
+from .forever import forever
 from .transient import forget
 
 TYPE_CHECKING = const(False)
@@ -88,7 +89,7 @@ class Agent:
         config = platform.config
         gc.collect()
         gc.threshold(_GC_THRESHOLD)
-        self._feeder = asyncio.create_task(self._feed())
+        self._feeder = asyncio.create_task(forever(self._feed))
         options = dict(config.get("client", {}))
         options["clock"] = self.clock
         options["sync_time"] = platform.sync_time
@@ -169,8 +170,8 @@ class Agent:
             try:
                 await self.platform.network_up()
                 return
-            except (ConnectionFailedError, OSError) as error:
-                log.warning("no network yet: %s", error)
+            except Exception as error:
+                log.warning("no network yet: %r", error)
             await asyncio.sleep_ms(_NETWORK_PAUSE_MS)
 
     async def _set_time(self) -> None:
@@ -179,8 +180,8 @@ class Agent:
         self.clock.start(floor)
         try:
             offered = await self.platform.sync_time()
-        except AzureIoTError as error:
-            log.warning("the time could not be synchronised: %s", error)
+        except Exception as error:
+            log.warning("the time could not be synchronised: %r", error)
             return
         if offered is not None and not self.clock.offer(offered, floor):
             log.warning("the time server is behind the floor: ignored")

@@ -9,6 +9,7 @@ from micropython import const
 from . import log
 from .client import IoTHubDeviceClient
 from .errors import CredentialError
+from .identity import shown
 from .tls.context import load_root
 
 TYPE_CHECKING = const(False)
@@ -72,4 +73,4 @@ def read_file(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise CredentialError("cannot read %s" % path, error)
+        raise CredentialError("cannot read %s" % shown(path), error)

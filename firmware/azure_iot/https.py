@@ -97,7 +97,9 @@ class Fetcher:
             )  # fmt: skip
             if not at and answer.status == 200:
                 return answer
-            _require(answer, 206)
+            if answer.status != 206:
+                text = "the server answered %d" % answer.status
+                raise ServiceError(text, answer.status)
             first, total = _content_range(answer.headers.get("content-range", ""))
             if first != at or answer.size < max(1, min(_LEAST, total - at)) or total > limit:
                 raise ProtocolError("the server sent another range than asked for", "RANGE")
@@ -340,16 +342,6 @@ class _Reader:
                 return total
             if await self._line(2):
                 raise ProtocolError("a chunk does not end where it said", "HTTP")
-
-
-def _require(answer: Answer, status: int) -> None:
-    if answer.status != status:
-        after = answer.headers.get("retry-after", "")
-        raise ServiceError(
-            "the server answered %d" % answer.status,
-            answer.status,
-            int(after) if after.isdigit() else None,
-        )
 
 
 def _content_range(text: str) -> "tuple[int, int]":

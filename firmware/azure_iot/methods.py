@@ -79,8 +79,8 @@ class Methods:
             if self._running >= _MOST_AT_ONCE:
                 self._answer(request, _BUSY, {"error": "too many calls at once"})
             else:
-                self._running += 1
                 asyncio.create_task(self._run(handler, request))
+                self._running += 1  # not if there was no memory for the task
         elif self._inbox is not None:
             dropped = self._inbox.put(request)
             if dropped is not None:

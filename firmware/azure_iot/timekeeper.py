@@ -117,13 +117,13 @@ class TimeKeeper:
         try:
             if await self.confirm(host, context):
                 return
-        except (AzureIoTError, MemoryError) as error:
+        except Exception as error:
             log.info("no time from %s: %r", host, error)
         offered = None
         if self._sync is not None:
             try:
                 offered = await self._sync()
-            except (AzureIoTError, MemoryError) as error:
+            except Exception as error:
                 log.warning("time server: %r", error)
         if self._trust is not None:
             self._trust.repair_time(offered)

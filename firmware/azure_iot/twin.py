@@ -134,7 +134,11 @@ class Twin:
             self.gaps += self.version is not None
             return False
         if version == self.version + 1:
-            self._deliver(DesiredChange(patch, version, False))
+            try:
+                self._deliver(DesiredChange(patch, version, False))
+            except Exception as error:
+                log.warning("a desired change was not taken: %r", error)
+                return False
         return True
 
     async def refresh(self) -> None:

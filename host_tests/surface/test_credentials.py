@@ -187,3 +187,20 @@ def test_certificate_and_key_are_judged_before_connecting(device, ca):
         strict=True,
     ):  # fmt: skip
         assert part in text
+
+
+PASTED = """
+from azure_iot.bringup import read_file
+from azure_iot.errors import CredentialError
+try:
+    read_file(F["key"])
+except CredentialError as error:
+    out(str(error))
+"""
+
+
+def test_a_key_pasted_where_its_path_belongs_is_not_shown(device, ca):
+    pem = ca.leaf("pasted", key="rsa2048", client=True).key_pem
+    (said,) = device.run(PASTED, "pasted", cs="", key=pem)[0]
+    assert said.startswith("cannot read ") and len(said) < 90
+    assert not [line for line in pem.splitlines()[2:] if line in said]

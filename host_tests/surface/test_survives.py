@@ -104,16 +104,26 @@ from azure_iot.agent import Agent
 from azure_iot.errors import ConnectionFailedError
 from azure_iot.unix.platform import Platform
 class Slow(Platform):
-    asked = 0
+    asked = fed = 0
+    def feed(self):
+        self.fed += 1
+        if self.fed == 1:
+            raise MemoryError
+    async def sync_time(self):
+        raise IndexError("no address")
     async def network_up(self):
         self.asked += 1
-        if self.asked < 3:
-            raise (OSError("Wifi Internal Error"), ConnectionFailedError("no Wi-Fi", "wifi"))[self.asked - 1]
+        if self.asked < 4:
+            raise (OSError("Wifi Internal Error"), ConnectionFailedError("no Wi-Fi", "wifi"),
+                MemoryError())[self.asked - 1]
 async def app(client):
     await client.send_message("up")
+    while agent.platform.fed < 3:
+        await asyncio.sleep_ms(20)
     out("sent")
-asyncio.run(Agent(Slow({"connection_string": F["cs"], "roots": ["root.der"],
-    "client": {"port": F["port"]}})).run(app))
+agent = Agent(Slow({"connection_string": F["cs"], "roots": ["root.der"],
+    "client": {"port": F["port"]}}))
+asyncio.run(agent.run(app))
 """
 
 
@@ -349,9 +359,22 @@ async def main():
         task.cancel()
         await task
     client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    async def fine(payload):
+        return 200
     client.on_method("m", handle)
+    client.on_method("fine", fine)
     client.on_event = lambda name, fact: out(name)
+    make = asyncio.create_task
+    def short(work):
+        raise MemoryError
     async with client:
+        asyncio.create_task = short
+        for rid in range(4):  # each is answered by nobody, and must not count as running
+            try:
+                client._methods.on_request("fine", str(rid), b"")
+            except MemoryError:
+                pass
+        asyncio.create_task = make
         await asyncio.sleep(30)
 asyncio.run(main())
 """
@@ -361,6 +384,7 @@ def test_a_method_that_awaits_a_cancelled_task_is_answered(device, emu):
     with device.start(AWAITS, "method", limit=30) as process:
         process.wait_for("settled", 20)
         assert emu.invoke_method("method", "m", timeout_s=10).status == 500
+        assert emu.invoke_method("method", "fine", timeout_s=10).status == 200
 
 
 CUT = """

@@ -89,7 +89,7 @@ TABLE = (
     _row(
         "agent bringup",
         "asyncio os gc time",
-        _P + " clock transport tls.* trust.* https link mqtt.* twin methods c2d report updater "
+        _P + " clock forever transport tls.* trust.* https link mqtt.* twin methods c2d report updater "
         "core upkeep client module provisioning assignment x509 agent bringup",
     ),
 )  # fmt: skip
