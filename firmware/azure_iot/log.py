@@ -1,10 +1,10 @@
-"""Log lines that cost nothing until somebody wants them.
+"""Log lines: warnings and errors on the console, unless somebody wants more, less, or them elsewhere.
 
 Responsible for: a level and a sink. Not responsible for: files, time stamps, formatting.
 Nothing secret is ever passed in: callers log identities and figures, never keys or tokens.
 
-    log.set_level(log.INFO)
-    log.set_sink(print)              # any callable taking one string
+    log.set_level(log.INFO)          # WARNING at first
+    log.set_sink(ring.append)        # print at first; any callable taking one string
 """
 
 from micropython import const
@@ -15,8 +15,8 @@ INFO = const(3)
 DEBUG = const(4)
 
 _NAMES = ("", "error", "warning", "info", "debug")
-_level = 0
-_sink = None
+_level = WARNING
+_sink = print
 lost = 0  # lines that the sink did not take: a log must not stop what it tells of
 
 

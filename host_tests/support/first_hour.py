@@ -49,7 +49,7 @@ def _dps(facts: dict[str, Any], **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-REFUSED = ("CONNACK 5",)
+REFUSED = ("CONNACK 5", "unknown to the server, disabled, or a wrong key")
 TELL = (
     "ask the hub which it is: `az iot hub device-identity show -d DEVICE -n HUB` says disabled, "
     "not found (not registered), or shows keys that differ from the device's (rotated)"
@@ -224,7 +224,8 @@ def page() -> str:
         "# The first hour",
         "",
         "Made from the tests in `host_tests/surface/test_first_hour.py`: each row is one of them,",
-        "the words are what the device says (within a minute of power-on). Do not edit by hand:",
+        "the words are what the device says within a minute of power-on, as the error's text and as a line",
+        "on the console. Do not edit by hand:",
         "`.venv/bin/python host_tests/support/first_hour.py` writes this page.",
         "",
         "| mistake | error | words | what to do |",

@@ -39,7 +39,7 @@ _REFUSALS = const(
         "client id refused",
         "server unavailable",
         "bad user name or password",
-        "not authorised",
+        "not authorised: unknown to the server, disabled, or a wrong key",
     )
 )
 
@@ -306,7 +306,8 @@ class Connection:
             self._count("failures")
             hook = self.on_connect_failed
         self.last_error = error
-        log.info("mqtt: %s", error)
+        asked = self._task is None or self._at_once  # stop() or reconnect()
+        log.write(log.INFO if asked else log.WARNING, "mqtt: %s", error)
         self._notify()
         if hook is not None:
             result = hook(error)
