@@ -70,12 +70,14 @@ def encode_bag(properties: dict) -> str:
         if value is None:
             parts.append(quote(key))
         else:
-            parts.append("%s=%s" % (quote(key), quote(_text(value))))
+            parts.append("%s=%s" % (quote(key), quote(text(value))))
     return "&".join(parts)
 
 
-def _text(value: object) -> str:
-    """Give a property value as text; JSON's spelling for booleans."""
+def text(value: object) -> str:
+    """Give a property value as text: JSON's spelling for booleans, nothing for None."""
+    if value is None:
+        return ""
     if value is True:
         return "true"
     if value is False:

@@ -15,7 +15,7 @@ import json
 from micropython import const
 
 from . import hub, log
-from .bag import quote
+from .bag import quote, text
 from .errors import AzureIoTError, ConnectionFailedError, CredentialError, ServiceError
 from .https import BytesSink, Fetcher
 from .tls.context import TLSContext
@@ -111,14 +111,14 @@ class Uploader:
         await self._retry(base + "&comp=blocklist", body.encode())
 
     async def _retry(self, url: str, body: "bytes | memoryview") -> None:
-        """PUT one block; network failures, 429 and 5xx are tried again."""
+        """PUT one block; network failures and what a server may get over (429, 5xx) are tried again."""
         for tries in range(_TRIES):
             try:
                 answer = await self._blob(url, body)
                 _require(answer, "the storage account refused a block")
                 return
             except AzureIoTError as error:
-                passing = not isinstance(error, ServiceError) or error.status in (429, 500, 503)
+                passing = not isinstance(error, ServiceError) or error.status >= 429
                 if tries == _TRIES - 1 or not passing or isinstance(error, CredentialError):
                     raise
                 self.retries += 1
@@ -165,7 +165,7 @@ class Uploader:
             if value is not None:
                 headers.append((header, str(value)))
         for name, value in message.properties.items():
-            headers.append(("iothub-app-" + name, str(value)))
+            headers.append(("iothub-app-" + name, text(value)))
         answer = await self._hub("POST", "messages/events?" + _API, message.data, None, headers)
         _require(answer, "the hub took no message")
 

@@ -1,5 +1,10 @@
 """File upload in blocks, and telemetry by POST, over verified HTTPS."""
 
+import contextlib
+
+import pytest
+from taproot.emulator.rest import Response
+
 UPLOAD = """
 import os
 from azure_iot import IoTHubDeviceClient
@@ -26,3 +31,81 @@ def test_upload_in_blocks_and_telemetry_by_post(device, emu):
     bodies = [m.body for m in emu.messages("up")]
     assert bodies[0] == b"mqtt still works" and bodies[1] in (b'{"t": 1}', b'{"t":1}')
     assert emu.messages("up")[1].properties == {"alert": "no"}
+
+
+@contextlib.contextmanager
+def storage_answers(emu, statuses):
+    """Let the storage account answer the next requests with these statuses."""
+    blobs = emu.emulator.front.blobs
+    handle = blobs.handle
+    left = list(statuses)
+    blobs.handle = lambda request: Response(left.pop(0)) if left else handle(request)
+    try:
+        yield left
+    finally:
+        blobs.handle = handle
+
+
+BLOCKS = """
+from azure_iot import AzureIoTError, IoTHubDeviceClient
+from azure_iot.upload import Uploader
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(
+        F["cs"], roots=roots, port=F["port"], https_port=F["https"])
+    uploader = Uploader(client)
+    try:
+        out(await uploader.upload("x.bin", bytes(5000)), uploader.retries)
+    except AzureIoTError as error:
+        out(type(error).__name__, getattr(error, "status", 0), uploader.retries)
+asyncio.run(main())
+"""
+
+
+def told(emu, name):
+    """What the hub was told of the uploads of a device."""
+    return [
+        (e["success"], e["status"])
+        for e in emu.events()
+        if e["type"] == "upload_done" and e["identity"] == name
+    ]
+
+
+def test_a_block_is_tried_four_times(device, emu):
+    with storage_answers(emu, [502, 504, 500]) as left:
+        assert device.run(BLOCKS, "up-again") == [["up-again/x.bin", 3]]
+        assert not left and told(emu, "up-again") == [(True, 200)]
+    with storage_answers(emu, [503, 429, 504, 502]) as left:
+        assert device.run(BLOCKS, "up-never") == [["ServiceError", 502, 3]]
+        assert not left and told(emu, "up-never") == [(False, 502)]
+
+
+@pytest.mark.parametrize(("status", "kind"), [(400, "ServiceError"), (403, "CredentialError")])
+def test_the_hub_is_told_of_a_refused_upload_which_is_not_tried_again(device, emu, status, kind):
+    name = f"up-{status}"
+    with storage_answers(emu, [status]):
+        out = device.run(BLOCKS, name)
+    assert out == [[kind, status if status == 400 else 0, 0]]
+    assert told(emu, name) == [(False, status if status == 400 else 500)]
+
+
+SAME = """
+from azure_iot import IoTHubDeviceClient
+from azure_iot.upload import Uploader
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(
+        F["cs"], roots=roots, port=F["port"], https_port=F["https"])
+    properties = {"yes": True, "no": False, "n": 7, "text": "a b", "empty": "", "none": None}
+    async with client:
+        await client.send_message("mqtt", properties)
+    await Uploader(client).send_message("https", properties)
+asyncio.run(main())
+"""
+
+
+def test_properties_read_the_same_whichever_way_they_came(device, emu):
+    device.run(SAME, "same-bag")
+    mqtt, https = emu.messages("same-bag")
+    assert mqtt.properties == {
+        "yes": "true", "no": "false", "n": "7", "text": "a b", "empty": "", "none": None
+    }  # fmt: skip
+    assert https.properties == {**mqtt.properties, "none": ""}, "a header has no null"
