@@ -185,6 +185,7 @@ def _identity(hostname: str, device_id: str, options: dict) -> Identity:
 
 
 def to_message(message: object, properties: "dict | None") -> "Message":
+    """Make a Message with a body of bytes; `properties` come on top of its own."""
     if not isinstance(message, hub.Message):
         if isinstance(message, (dict, list)):
             message = hub.Message(
@@ -192,8 +193,10 @@ def to_message(message: object, properties: "dict | None") -> "Message":
             )
         else:
             message = hub.Message(message)
+    elif properties is not None or isinstance(message.data, str):
+        message = message.copy()  # the caller's own stays as it is
     if properties:
-        message.properties = properties
+        message.properties.update(properties)
     if isinstance(message.data, str):
         message.data = message.data.encode()
     return message

@@ -80,6 +80,13 @@ class Message:
         if system:
             raise TypeError("unknown system property: %s" % ", ".join(system))
 
+    def copy(self) -> "Message":
+        """Make another message with the same body and the same properties."""
+        other = Message(self.data, dict(self.properties))
+        for name, _ in _SYSTEM:
+            setattr(other, name, getattr(self, name))
+        return other
+
     def bag(self) -> str:
         """Encode all properties for a telemetry topic.
 

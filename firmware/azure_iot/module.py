@@ -36,7 +36,7 @@ class IoTHubModuleClient(IoTHubDeviceClient):
         wait: bool = True,
     ) -> None:
         """Send to a named output: system property `$.on`, routed by the Edge hub."""
-        message = to_message(message, properties)
+        message = to_message(message, properties or {})
         setattr(message, "output_name", output_name)  # noqa: B010 (made by Message.__init__)
         await self.send_message(message, wait=wait)
 

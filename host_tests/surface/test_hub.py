@@ -32,6 +32,27 @@ def test_telemetry_arrives_with_exact_properties(device, emu):
     assert full.system["message-id"] == "m 1" and full.system["correlation-id"] == "c&1"
 
 
+MERGED = """
+from azure_iot import IoTHubDeviceClient, Message
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    message = Message("x", {"a": "1", "c": "1"}, message_id="m")
+    async with client:
+        await client.send_message(message, {"b": "2", "c": "2"})
+        await client.send_message(message)
+    out(message.data, message.properties)
+asyncio.run(main())
+"""
+
+
+def test_properties_given_on_top_are_added_and_the_callers_message_is_left_alone(device, emu):
+    assert device.run(MERGED, "merged") == [["x", {"a": "1", "c": "1"}]]
+    first, second = emu.messages("merged")
+    assert first.properties == {"a": "1", "b": "2", "c": "2"}
+    assert second.properties == {"a": "1", "c": "1"}
+    assert [m.system["message-id"] for m in (first, second)] == ["m", "m"]
+
+
 TWIN = """
 from azure_iot import IoTHubDeviceClient, ServiceError
 async def main():
