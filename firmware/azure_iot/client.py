@@ -99,19 +99,22 @@ class IoTHubDeviceClient(ManagedConnection):
         while there is no connection waits in the queue; a full queue raises QueueFullError.
         A function is a stream of `size` bytes: each call gives a new reader with
         `readinto(memoryview)` and the same bytes, `lambda: open("log.bin", "rb")`.
-        Raises ServiceError(413) for more than 256 KB.
+        Raises ServiceError(413) for more than 256 KB with all properties, and for properties that
+        make a topic of more than 4,087 bytes (`mqtt={"buffer_out": …}` less 9; MQTT takes 65,535).
         """
         message = to_message(message, properties)
         data = message.data
         if not callable(data):
             size = len(data)
-        if size > hub.MAX_D2C:
+        weight = message.weight()
+        if size + weight > hub.MAX_D2C:
             raise ServiceError(
-                "a message of %d bytes, the hub takes %d" % (size, hub.MAX_D2C), 413
+                "a message of %d bytes with its properties, the hub takes %d"
+                % (size + weight, hub.MAX_D2C),
+                413,
             )
-        bag = message.bag()
         # One topic for all messages without properties: a full queue holds it only once.
-        topic = hub.events_topic(self._base, bag) if bag else self._events
+        topic = self._topic(message, weight) if weight or message.properties else self._events
         if callable(data):
             number = await self._mqtt.publish_stream(topic, data, size, 1, wait=wait)
         else:
@@ -119,6 +122,22 @@ class IoTHubDeviceClient(ManagedConnection):
         if wait:
             await self._mqtt.delivered(number)
         return number
+
+    def _topic(self, message: "Message", weight: int) -> str:
+        """Build the topic that carries the properties, where it fits: that takes much memory."""
+        room = self._mqtt.session.topic_room()
+        size = len(self._events) + weight
+        topic = ""
+        if size <= room:
+            topic = hub.events_topic(self._base, message.bag())
+            size = len(topic)
+        if size > room:
+            raise ServiceError(
+                "properties for a topic of %d bytes, it may have %d: send them in the body, or set "
+                'mqtt={"buffer_out": …}' % (size, room),
+                413,
+            )
+        return topic
 
     async def delivered(self, number: int) -> None:
         """Wait until the hub has acknowledged the message with this number."""

@@ -428,6 +428,9 @@ class HubConnection:
                 return self._c2d.stream(found, size, pid)
         if size > self._options[2]:
             log.error("a message of %d bytes is over the inbound limit: dropped", size)
+            found = hub.parse(topic, self._base)
+            if found[0] == hub.METHOD and self._methods is not None:
+                self._methods.refuse(found[1], found[2], size)
             return None
         from .large import Collector
 

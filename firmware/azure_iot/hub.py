@@ -9,7 +9,7 @@ Source: Azure documentation "Communicate with an IoT hub using the MQTT protocol
 
 from micropython import const
 
-from .bag import decode_bag, encode_bag, quote
+from .bag import decode_bag, encode_bag, quote, text
 
 API_VERSION = "2021-04-12"
 # What `parse` finds; small integers, compared with `is`-like cost.
@@ -87,6 +87,17 @@ class Message:
             setattr(other, name, getattr(self, name))
         return other
 
+    def weight(self) -> int:
+        """Count the bytes of all properties, which the hub adds to those of the body."""
+        n = 0
+        for name, key in _SYSTEM:
+            value = getattr(self, name)
+            if value is not None:
+                n += len(key) + len(str(value).encode())
+        for name, value in self.properties.items():
+            n += len(name.encode()) + len(text(value).encode())
+        return n
+
     def bag(self) -> str:
         """Encode all properties for a telemetry topic.
 
@@ -129,12 +140,12 @@ def user_name(
 
     Shape: `{host}/{client id}/?api-version=2021-04-12[&DeviceClientType=…][&model-id=dtmi…]`.
     """
-    text = "%s/%s/?api-version=%s" % (host, client_id, api_version)
+    name = "%s/%s/?api-version=%s" % (host, client_id, api_version)
     if product_info:
-        text = "%s&DeviceClientType=%s" % (text, quote(product_info))
+        name = "%s&DeviceClientType=%s" % (name, quote(product_info))
     if model_id:
-        text = "%s&model-id=%s" % (text, quote(model_id))
-    return text
+        name = "%s&model-id=%s" % (name, quote(model_id))
+    return name
 
 
 def base_topic(device_id: str, module_id: "str | None" = None) -> str:
@@ -210,8 +221,8 @@ def query_value(query: str, name: str) -> str:
 
 
 def _version(query: str) -> "int | None":
-    text = query_value(query, "$version")
-    return int(text) if text.isdigit() else None
+    value = query_value(query, "$version")
+    return int(value) if value.isdigit() else None
 
 
 def cloud(host: str) -> "tuple[str, str]":

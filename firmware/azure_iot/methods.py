@@ -16,6 +16,7 @@ from .inbox import Inbox
 
 _MOST_AT_ONCE = const(4)
 _BAD_REQUEST = const(400)
+_TOO_LARGE = const(413)
 _UNKNOWN = const(501)
 _BUSY = const(503)
 _FAILED = const(500)
@@ -87,6 +88,11 @@ class Methods:
                 self._answer(dropped, _BUSY, {"error": "too many calls waiting"})
         else:
             self._answer(request, _UNKNOWN, {"error": "this device has no method %s" % name[:64]})
+
+    def refuse(self, name: str, rid: str, size: int) -> None:
+        """Answer a call whose payload this device does not take in."""
+        text = "a payload of %d bytes is over this device's limit (max_inbound)" % size
+        self._answer(MethodRequest(name, None, rid, self._publish), _TOO_LARGE, {"error": text})
 
     async def _run(self, handler: object, request: MethodRequest) -> None:
         try:

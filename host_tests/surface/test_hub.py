@@ -122,6 +122,32 @@ def test_direct_methods_answer_with_status_and_body(device, emu):
         assert process.wait(10) == 0, process.text
 
 
+LARGE_CALL = """
+from azure_iot import IoTHubDeviceClient
+async def count(payload):
+    return 200, len(payload)
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    client.on_method("count", count)
+    async with client:
+        await client.get_twin()
+        out("ready")
+        await asyncio.sleep(30)
+asyncio.run(main())
+"""
+
+
+def test_a_call_with_a_payload_over_the_inbound_limit_is_refused_not_dropped(device, emu):
+    with device.start(LARGE_CALL, "large-call") as process:
+        process.wait_for("ready", 20)
+        answer = emu.invoke_method("large-call", "count", "x" * 60_000, timeout_s=10)
+        assert (answer.status, answer.payload) == (200, 60_000)
+        answer = emu.invoke_method("large-call", "count", "x" * 100_000, timeout_s=10)
+        assert answer.status == 413 and "100002 bytes" in answer.payload["error"]
+        answer = emu.invoke_method("large-call", "count", "after", timeout_s=10)
+        assert (answer.status, answer.payload) == (200, 5)
+
+
 C2D = """
 from azure_iot import IoTHubDeviceClient
 async def main():

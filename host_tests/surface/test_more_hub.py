@@ -195,14 +195,20 @@ async def main():
             await client.patch_twin_reported_properties({"x": "y" * 33000})
         except ServiceError as error:
             out(error.status, str(error))
-        await client.send_message("still here")
+        for properties, size in (({"p": "x" * 66000}, 0), ({"p": "ü" * 1400}, 0), ({"p": "x" * 99}, 262100)):
+            try:
+                await client.send_message(bytes(size), properties)
+            except ServiceError as error:
+                out(error.status, str(error))
+        await client.send_message("still here", {"p": "x" * 4000})
 asyncio.run(main())
 """
 
 
 def test_what_the_hub_refuses_is_a_service_error_and_the_link_stays(device, emu):
     out = device.run(REFUSED, "refuse")
-    assert [o[0] for o in out] == [400, 400, 413, 413]
+    assert [o[0] for o in out] == [400, 400, 413, 413, 413, 413, 413]
+    assert ["topic" in o[1] for o in out[4:]] == [True, True, False]
     assert [m.body for m in emu.messages("refuse")] == [b"still here"]
     connects = [e for e in emu.events() if e["type"] == "connect" and e["identity"] == "refuse"]
     assert len(connects) == 1

@@ -173,10 +173,14 @@ class Sender:
             ring[~(i & new)] = self._ring[~(i & old)]
         self._ring, self._mask = ring, new
 
+    def topic_room(self) -> int:
+        """Return how many bytes a topic may have."""
+        return min(len(self._out) - 9, 65535)
+
     def _name(self, topic: str) -> bytes:
         """Return a topic that fits the out buffer, as topic_name(). Raises ValueError."""
         name = packet.topic_name(topic)
-        if len(name) + 7 > len(self._out):
+        if len(name) - 2 > self.topic_room():
             raise ValueError(packet.words("buffer", len(name) - 2, len(self._out)))
         return name
 
