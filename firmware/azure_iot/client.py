@@ -33,7 +33,8 @@ class IoTHubDeviceClient(ManagedConnection):
     Options, keyword only: trust= or roots= (whom to trust), clock=, update_agent=True (react to
     the desired property `trust`), port=8883, websocket=False, product_info=, model_id=,
     sas_life_s=3600, keepalive_s=240, window=8, max_pending=64, max_pending_bytes=65536,
-    inbox_size=16, max_inbound=65536, twin_timeout_s=30, deadlines=, backoff=, fleet_size_hint=1000, will= (Message),
+    inbox_size=16, max_inbound=65536, twin_timeout_s=30, deadlines=, backoff=,
+    fleet_size_hint=1000, mqtt= (a dict of more MQTT options, {"buffer_out": 4096}), will= (Message),
     profile= (TLSProfile), sync_time= (`await sync_time()` gives a time server's Unix time),
     https_port=443 (where the hub's Date is asked for), reprovision= (`await` gives an Assignment).
     """

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .identity import Identity
 
 _SETTLE_RETRY_MS = const(5000)
+_FLEET = const(1000)
+_MQTT = ("window", "max_pending", "max_pending_bytes", "backoff", "fleet_size_hint")
 
 
 def random32() -> int:
@@ -72,6 +74,10 @@ class HubConnection:
         self._base = hub.base_topic(identity.device_id, identity.module_id)
         self._events = hub.events_topic(self._base)
         self._options = (twin_timeout_s * 1000, inbox_size, max_inbound)
+        options: dict = {"fleet_size_hint": _FLEET}
+        for name in _MQTT:
+            if name in link:
+                options[name] = link.pop(name)
         self.keeper = TimeKeeper(self.clock, sync=sync_time, trust=trust, port=https_port)
         self._reprovision = reprovision
         self._link = HubLink(
@@ -86,9 +92,8 @@ class HubConnection:
             guard=self._new_guard,
             **link,
         )
-        options = dict(mqtt or {})
-        if deadlines is not None:
-            options["deadlines"] = deadlines
+        options["deadlines"] = deadlines
+        options.update(mqtt or {})
         if will is not None:
             options["will"] = (hub.events_topic(self._base, will.bag()), will.data, 1, False)
         self._mqtt = MQTTClient(

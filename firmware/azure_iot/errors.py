@@ -41,7 +41,7 @@ class TrustError(AzureIoTError):
 
 
 class ConnectionFailedError(AzureIoTError):
-    """No connection came about; `reason` is one word (dns, tcp, timeout, memory, tls)."""
+    """No connection came about; `reason` is one word (dns, tcp, refused, timeout, memory, tls)."""
 
     def __init__(self, text: str, reason: str = "", cause: Exception | None = None) -> None:
         AzureIoTError.__init__(self, text, cause)

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+# Somebody is there, but takes no more connections: what a hub does while its fleet comes back.
+_BUSY = ("refused", "reset", "closed", "timeout", "connack", "peer_internal")
+
+
 class Guard:
     """Takes every outcome, and acts before the next attempt.
 
@@ -127,5 +131,7 @@ def classify(error: Exception) -> "int | None":
     if isinstance(error, ConnectionFailedError):
         if error.reason in ("cancelled", "provider", "memory"):
             return None
-        return UNAVAILABLE if str(error).startswith("CONNACK 3") else NETWORK
+        if error.reason in _BUSY or str(error).startswith("CONNACK 3"):
+            return UNAVAILABLE
+        return NETWORK
     return None

@@ -10,11 +10,14 @@ Source: azure-docs "Device management at scale with DPS", T10.
 |---|---|
 | refused, SAS, clock not proven in this boot | one time repair and one new token, not counted |
 | refused (CONNACK 2, 4, 5) after that | register anew at once, then at most every 5 min to 1 h |
-| unavailable (CONNACK 3, 5xx) | same hub; the tenth in a row: register anew |
-| no connection for 15 to 30 min | register anew |
+| unavailable (CONNACK 3, 5xx, refused, reset, no answer) | same hub; ten, over 1 to 2 h: register anew |
+| not a sign of the hub for 15 to 30 min | register anew |
 | throttled | same hub |
 | DPS out of reach | asked again before the next attempt |
 | the server's chain | never: the trust store has a ladder of its own |
+
+A hub that is busy with its own fleet refuses a device for as long as the others take to come back,
+at 100 a second: an hour is 360,000 devices. DPS has no better hub for them.
 """
 
 from micropython import const
@@ -30,6 +33,7 @@ REPAIR = const(1)
 REPROVISION = const(2)
 
 _UNAVAILABLE_LIMIT = const(10)
+_BUSY_S = const(3600)
 _OUTAGE_S = const(900)
 _PAUSE_S = const(300)
 _LONGEST_PAUSE_S = const(3600)
@@ -43,6 +47,7 @@ class Ladder:
         self.repairs = 0
         self.reprovisions = 0
         self._unavailable = 0
+        self._busy_until = 0
         self._since = None
         self._outage_s = 0
         self._pause_s = 0
@@ -54,27 +59,29 @@ class Ladder:
         `clock_proven`: the time was confirmed by a verified server in this boot (T10), or the
         credential does not depend on it.
         """
-        if kind != UNAVAILABLE:
-            self._unavailable = 0
+        if kind == NETWORK:
+            return self._outage(now_s)
+        self._since = None
+        if kind == UNAVAILABLE:
+            return self._busy(now_s)
+        self._unavailable = 0
         if kind == REFUSED:
-            self._since = None
             if clock_proven:
                 self.repairs = 0  # a clock that is moved after this deserves a repair of its own
             elif not self.repairs:
                 self.repairs += 1
                 return REPAIR
             return self._reprovision(now_s)
-        if kind == UNAVAILABLE:
-            self._since = None
-            self._unavailable += 1
-            if self._unavailable < _UNAVAILABLE_LIMIT:
-                return RETRY
-            self._unavailable = 0
-            return self._reprovision(now_s)
-        if kind == NETWORK:
-            return self._outage(now_s)
-        self._since = None
         return RETRY
+
+    def _busy(self, now_s: int) -> int:
+        if not self._unavailable:
+            self._busy_until = now_s + _BUSY_S + self._random(_BUSY_S)
+        self._unavailable += 1
+        if self._unavailable < _UNAVAILABLE_LIMIT or now_s < self._busy_until:
+            return RETRY
+        self._unavailable = 0
+        return self._reprovision(now_s)
 
     def _outage(self, now_s: int) -> int:
         if self._since is None:

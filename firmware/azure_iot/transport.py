@@ -245,7 +245,8 @@ async def _connect(host: str, address: tuple, deadlines: "object") -> "object":
         )
     except OSError as error:
         raw.close()
-        raise ConnectionFailedError("no connection to '%s': %s" % (host, error), "tcp", error)
+        word = "refused" if error.errno == 111 else "tcp"
+        raise ConnectionFailedError("no connection to '%s': %s" % (host, error), word, error)
     except BaseException:
         raw.close()
         raise

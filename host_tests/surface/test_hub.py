@@ -32,6 +32,39 @@ def test_telemetry_arrives_with_exact_properties(device, emu):
     assert full.system["message-id"] == "m 1" and full.system["correlation-id"] == "c&1"
 
 
+OPTIONS = """
+from azure_iot import IoTHubDeviceClient, QueueFullError
+from azure_iot.backoff import Backoff
+def make(**options):
+    return IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"], **options)
+async def fill(client):
+    number = 0
+    try:
+        while True:
+            await client.send_message("x" * 10, wait=False)
+            number += 1
+    except QueueFullError:
+        return number
+async def main():
+    mine = Backoff(1, 2, lambda n: 0)
+    client = make(window=4, max_pending=7, backoff=mine)
+    out(client._mqtt.session.window, client._mqtt._backoff is mine, await fill(client))
+    out(await fill(make(max_pending_bytes=55)), await fill(make(mqtt={"max_pending": 3})))
+    for client in (make(), make(fleet_size_hint=5000), make(mqtt={"fleet_size_hint": 1})):
+        out(client._mqtt._backoff.window_ms)
+    try:
+        make(windows=1)
+    except TypeError:
+        out("unknown")
+asyncio.run(main())
+"""
+
+
+def test_options_of_the_queue_and_the_fleet_are_taken_as_documented(device):
+    out = device.run(OPTIONS, "options")
+    assert out == [[4, True, 7], [5, 3], [10_000], [50_000], [1000], ["unknown"]]
+
+
 MERGED = """
 from azure_iot import IoTHubDeviceClient, Message
 async def main():

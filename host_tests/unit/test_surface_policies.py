@@ -1,11 +1,13 @@
 """The pure policies of the hub client: re-provisioning ladder, renewal, dates, addresses."""
 
 import asyncio
+import heapq
 import io
 import random
 
 import pytest
 from azure_iot import sas
+from azure_iot.backoff import Backoff, first_window
 from azure_iot.errors import (
     ConnectionFailedError,
     CredentialError,
@@ -57,13 +59,40 @@ def test_a_refusal_with_a_proven_clock_registers_at_once_then_ever_later(ladder)
     assert 225 <= gaps[0] <= 380 and max(gaps) <= 3600 * 1.26 and gaps[-1] >= 3600 * 0.74
 
 
-def test_ten_unavailable_in_a_row_register_anew_nine_do_not(ladder):
-    actions = [ladder.failed(UNAVAILABLE, n, clock_proven=True) for n in range(10)]
+def test_ten_unavailable_in_a_row_over_an_hour_register_anew_nine_do_not(ladder):
+    actions = [ladder.failed(UNAVAILABLE, n * 1000, clock_proven=True) for n in range(10)]
     assert actions == [RETRY] * 9 + [REPROVISION]
     ladder = Ladder(random.Random(3).randrange)  # as after a connection
     for n in range(30):
         kind = THROTTLED if n % 9 == 8 else UNAVAILABLE
-        assert ladder.failed(kind, 100 + n, clock_proven=True) == RETRY
+        assert ladder.failed(kind, 20000 + n * 1000, clock_proven=True) == RETRY
+
+
+def test_a_hub_that_refuses_for_hours_is_left_once_even_if_it_is_silent_now_and_then(ladder):
+    kinds = (UNAVAILABLE, NETWORK, UNAVAILABLE)
+    actions = [ladder.failed(kinds[n % 3], n * 100, clock_proven=True) for n in range(72)]
+    assert actions.count(REPROVISION) == 1 and actions.index(REPROVISION) * 100 >= 3600
+
+
+@pytest.mark.parametrize("kind", [UNAVAILABLE, NETWORK])
+def test_a_fleet_that_its_hint_made_far_too_small_bothers_dps_with_nothing(kind):
+    """5,000 devices at 10 a second: like 50,000 at 100, all of them back at once at first."""
+    source = random.Random(1)
+    rate, room, last = 10, 10.0, 0.0
+    backoffs = [
+        Backoff(500, 120_000, source.randrange, window_ms=first_window(1)) for _ in range(5000)
+    ]
+    ladders = [Ladder(source.randrange) for _ in backoffs]
+    queue = [(backoff.next() / 1000, number) for number, backoff in enumerate(backoffs)]
+    heapq.heapify(queue)
+    while queue:
+        now, number = heapq.heappop(queue)
+        room, last = min(rate, room + (now - last) * rate), now
+        if room >= 1:
+            room -= 1
+            continue
+        assert ladders[number].failed(kind, int(now), clock_proven=True) == RETRY
+        heapq.heappush(queue, (now + backoffs[number].next() / 1000, number))
 
 
 def test_an_outage_of_15_to_30_minutes_registers_once(ladder):
@@ -84,6 +113,10 @@ def test_certificate_verdicts_and_throttling_never_register(ladder):
         (CredentialError("CONNACK 5: not authorised"), REFUSED),
         (ConnectionFailedError("CONNACK 3: server unavailable"), UNAVAILABLE),
         (ConnectionFailedError("no address", "dns"), NETWORK),
+        (ConnectionFailedError("did not answer", "tcp"), NETWORK),
+        (ConnectionFailedError("refused", "refused"), UNAVAILABLE),
+        (ConnectionFailedError("no handshake in time", "timeout"), UNAVAILABLE),
+        (ConnectionFailedError("CONNACK did not come", "connack"), UNAVAILABLE),
         (ConnectionFailedError("short of memory", "memory"), None),
         (ProtocolError("an alert ended the handshake", "ALERT"), NETWORK),
         (TrustError("x", "UNTRUSTED"), TRUST),
