@@ -20,7 +20,8 @@ A whole `main.py`:
 `device.json` (or the dict given to Platform):
 
     connection_string   a device's connection string, or instead:
-    dps                 {"id_scope": …, "registration_id": …, "key": …, "host": …, "port": 8883}
+    dps                 {"id_scope": …, "registration_id": …, "key": …}, and where they are not the
+                        public cloud's: "cloud": "us-government" or "china", or "host"; "port"
     certificate, key    paths of PEM or DER files, for x509=true or DPS with X.509
     trust_folder        where the trust store lives ("/trust")
     factory_folder      a folder with keyset.jws, bundle.jws, build_date; without it the frozen

@@ -10,11 +10,11 @@ import json
 from micropython import const
 
 from . import log
+from .backoff import Backoff
 from .client import IoTHubDeviceClient
 from .clock import default
 from .core import randbelow
 from .errors import AzureIoTError, CredentialError
-from .guard import is_about_time
 from .hub import cloud
 from .identity import check_host
 from .timekeeper import TimeKeeper
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .dps import Assignment
 
 _NOT_SPOKEN = const(501)  # dps.py: the hub speaks what this firmware does not
+_WAIT_MS = const(10000)
+_LONGEST_MS = const(300000)  # each registration is billed
 _KEY = "assignment"
 _SHARED = ("trust", "roots", "clock", "profile", "deadlines", "websocket")
 
@@ -41,7 +43,7 @@ async def provisioned_client(
 ) -> IoTHubDeviceClient:
     """Make a client for the assigned hub: the kept assignment first, DPS when there is none.
 
-    `config`: id_scope, registration_id, key (or a certificate), host, port, payload. The client
+    `config`: id_scope, registration_id, key (or a certificate), cloud, host, port, payload. The client
     registers anew by itself when the ladder says so. `failed(error)` hears of each attempt to connect to DPS
     that failed. Raises CredentialError once the time is not to blame (T10).
     """
@@ -59,6 +61,7 @@ async def provisioned_client(
     clock = options.get("clock") or default()
     sync = options.get("sync_time")
     repaired = False
+    backoff = Backoff(_WAIT_MS, _LONGEST_MS, randbelow)
     while place is None:
         try:
             found = await register()
@@ -70,7 +73,9 @@ async def provisioned_client(
             known = repaired and (clock.synchronised or sync is None)
             if refused and known or getattr(error, "status", 0) == _NOT_SPOKEN:
                 raise
-            wait_ms = 5000 + randbelow(25000)
+            from .guard import is_about_time
+
+            wait_ms = backoff.next()
             log.warning("no assignment yet, again in %d ms: %r", wait_ms, error)
             if refused or is_about_time(error):
                 repaired = True
@@ -85,7 +90,16 @@ async def provisioned_client(
 
 
 def _host(config: dict) -> str:
-    return config.get("host") or cloud("")[1]
+    """Give the DPS host: as configured, or of the cloud that is named or that the id scope shows."""
+    if config.get("host"):
+        return config["host"]
+    wanted = config.get("cloud") or ("china" if config["id_scope"][:3] == "0cn" else "public")
+    name, host = cloud("." + wanted)
+    if name != wanted:
+        raise CredentialError(
+            'no cloud is called "%s": say public, us-government or china' % wanted
+        )
+    return host
 
 
 async def _register(
@@ -98,7 +112,7 @@ async def _register(
         config["registration_id"],
         config["id_scope"],
         credential,
-        port=config.get("port", 8883),
+        port=config.get("port", 0),
         **shared,
     )
     dps.provisioning_payload = config.get("payload")

@@ -31,7 +31,7 @@ class IoTHubDeviceClient(ManagedConnection):
     """One device at one hub. Use the `from_…` constructors.
 
     Options, keyword only: trust= or roots= (whom to trust), clock=, update_agent=True (react to
-    the desired property `trust`), port=8883, websocket=False, product_info=, model_id=,
+    the desired property `trust`), port=8883 (443 with websocket=True), websocket=False, product_info=, model_id=,
     sas_life_s=3600, keepalive_s=240, window=8, max_pending=64, max_pending_bytes=65536,
     inbox_size=16, max_inbound=65536, twin_timeout_s=30, deadlines=, backoff=,
     fleet_size_hint=1000, mqtt= (a dict of more MQTT options, {"buffer_out": 4096}), will= (Message),

@@ -226,12 +226,12 @@ def _version(query: str) -> "int | None":
 
 
 def cloud(host: str) -> "tuple[str, str]":
-    """Name the cloud of a host and its DPS host: `("public", "global.azure-devices-…net")`.
+    """Name the cloud of a host, or of `.china`, and its DPS host: `("public", "global.…net")`.
 
     A host of no known cloud (an emulator, a private name) counts as public.
     """
     host = host.lower()
     for suffix, name, dps in _SUFFIXES:
-        if host.endswith("." + suffix):
+        if host.endswith("." + suffix) or host == "." + name:
             return name, dps
     return "public", _SUFFIXES[0][2]

@@ -59,7 +59,7 @@ class HubLink:
         trust: "object | None" = None,
         roots: "list | None" = None,
         profile: "object | None" = None,
-        port: int = 8883,
+        port: int = 0,
         websocket: bool = False,
         deadlines: "object | None" = None,
         product_info: str = "",
@@ -84,7 +84,7 @@ class HubLink:
         self.profile = profile or default_profile()
         self.sessions = sessions or Sessions(clock)
         self.sessions.still_trusted = self._still_trusted
-        self.port = port
+        self.port = port or (443 if websocket else 8883)
         self.websocket = websocket
         self.deadlines = deadlines
         self.product_info = product_info

@@ -36,8 +36,8 @@ _TOKEN_LIFE_S = const(3600)
 class ProvisioningDeviceClient:
     """Registers one device. `provisioning_payload` is sent along, JSON-able or None.
 
-    Options, keyword only: trust= or roots=, clock=, port=8883, websocket=False, profile=,
-    deadlines=, timeout_s=600.
+    Options, keyword only: trust= or roots=, clock=, port=8883 (443 with websocket=True),
+    websocket=False, profile=, deadlines=, timeout_s=600.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class ProvisioningDeviceClient:
         trust: "object | None" = None,
         roots: "list | None" = None,
         clock: "object | None" = None,
-        port: int = 8883,
+        port: int = 0,
         websocket: bool = False,
         profile: "object | None" = None,
         deadlines: "object | None" = None,
@@ -66,7 +66,7 @@ class ProvisioningDeviceClient:
         self._trust = trust
         self._roots = roots
         self._clock = clock or default()
-        self._place = (port, websocket, profile, deadlines)
+        self._place = (port or (443 if websocket else 8883), websocket, profile, deadlines)
         self._timeout_s = timeout_s
         self._answers = []
         self._came = asyncio.Event()

@@ -37,6 +37,7 @@ except ImportError:  # stock firmware, or a module without it
 _IPPROTO_TCP = const(6)
 _TCP_NODELAY = const(1)
 _KEPT_ADDRESSES = const(4)
+_BLOCKED = "(is port 8883 blocked? websocket=True uses 443)"
 
 _addresses = {}  # (host, port) -> last address that a connection came about with
 
@@ -270,11 +271,16 @@ async def open_tls(
     context.port = port
     address = resolve(host, port)
     try:
-        transport = await _open_once(host, address, context, deadlines)
-    except AzureIoTError:
-        if not getattr(context, "retry", False):
+        try:
+            transport = await _open_once(host, address, context, deadlines)
+        except AzureIoTError:
+            if not getattr(context, "retry", False):
+                raise
+            transport = await _open_once(host, address, context, deadlines)
+    except ConnectionFailedError as error:
+        if port != 8883 or error.reason not in ("tcp", "refused", "reset", "timeout"):
             raise
-        transport = await _open_once(host, address, context, deadlines)
+        raise ConnectionFailedError("%s %s" % (error, _BLOCKED), error.reason, error.cause)
     _keep(host, port, address)
     return transport
 

@@ -41,7 +41,7 @@ def test_the_board_installs_a_bundle_and_survives_the_switch(record_property):
         config = {
             "connection_string": identity.connection_string,
             "factory_folder": "factory",
-            "client": {"port": hub.mqtt_port},
+            "client": {"port": hub.mqtt_port, "fleet_size_hint": 1},
         }
         flash = image(
             {

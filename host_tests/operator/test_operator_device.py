@@ -57,7 +57,7 @@ def test_whole_way_of_an_operator_with_a_real_device(
         "connection_string": hub.add_device(NAME).connection_string,
         "factory_folder": "factory",
         "trust_folder": "trust",
-        "client": {"port": hub.mqtt_port},
+        "client": {"port": hub.mqtt_port, "fleet_size_hint": 1},
     }
     (folder / "device/device.json").write_text(json.dumps(config))
     device = interpreters.Process(

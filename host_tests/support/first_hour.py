@@ -31,6 +31,7 @@ class Case:
     prepare: Callable[[Any, str], None] = _nothing
     heap: str = HEAP
     build: str = "unix64"
+    patience: int = 6
     frozen: bool = False
 
 
@@ -49,6 +50,8 @@ def _dps(facts: dict[str, Any], **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+CLOSED, SILENT = "127.0.0.3", "127.0.0.4"  # nobody listens on 8883; somebody who never answers
+BLOCKED = ("refuses connections", "is port 8883 blocked? websocket=True uses 443")
 REFUSED = ("CONNACK 5", "unknown to the server, disabled, or a wrong key")
 TELL = (
     "ask the hub which it is: `az iot hub device-identity show -d DEVICE -n HUB` says disabled, "
@@ -113,9 +116,14 @@ CASES = (
     ),
     Case(
         "port-blocked", "port 8883 blocked, 443 answers",
-        lambda f: {"connection_string": f["cs"], "client": {"port": f["closed"]}},
-        "ConnectionFailedError", ("not connected within",),
-        "use `websocket=True` with port 443",
+        lambda f: {"connection_string": f["cs"].replace("localhost", CLOSED)},
+        "ConnectionFailedError", BLOCKED, "use `websocket=True`",
+    ),
+    Case(
+        "port-silent", "port 8883 a black hole, 443 answers",
+        lambda f: {"connection_string": f["cs"].replace("localhost", SILENT)},
+        "ConnectionFailedError", ("did not answer within", *BLOCKED[1:]), "use `websocket=True`",
+        patience=20,
     ),
     Case(
         "captive-portal", "a captive portal in between",

@@ -111,7 +111,8 @@ async def main():
     agent = Agent(Platform({
         "dps": {"id_scope": F["scope"], "registration_id": F["device_id"], "key": F["key"],
                 "host": "localhost", "port": F["port"]},
-        "roots": ["root.der"], "client": {"port": F["port"], "https_port": F["https"]}}))
+        "roots": ["root.der"],
+        "client": {"port": F["port"], "https_port": F["https"], "fleet_size_hint": 1}}))
     client = await agent.start()
     client.on_event = lambda name, fact: out(name, str(fact))
     number = 0
@@ -147,6 +148,56 @@ def test_the_assignment_is_kept_and_asked_for_again_when_the_device_is_gone(
     assert sorted(set(numbers)) == list(range(max(numbers) + 1)), "nothing accepted is lost"
 
 
+CLOUDS = """
+from azure_iot import CredentialError
+from azure_iot.assignment import provisioned_client
+from azure_iot.unix.platform import FileKV
+class Seen(Exception):
+    pass
+async def seen(self):
+    raise Seen(self.host, self._place[:2])
+async def main():
+    for place, options in F["cases"]:
+        from azure_iot import provisioning  # forgotten after each use
+        provisioning.ProvisioningDeviceClient.register = seen
+        place = dict(place, registration_id="d", key=F["key"])
+        try:
+            await provisioned_client(place, None, FileKV("."), dict(options, roots=roots))
+        except (Seen, CredentialError) as error:
+            out(*error.args)
+asyncio.run(main())
+"""
+
+
+def test_the_cloud_decides_which_dps_is_asked_and_websocket_which_port(device):
+    socket = {"websocket": True}
+    cases = [
+        ({"id_scope": SCOPE}, {}, "global.azure-devices-provisioning.net", [8883, False]),
+        ({"id_scope": SCOPE}, socket, "global.azure-devices-provisioning.net", [443, True]),
+        (
+            {"id_scope": SCOPE, "port": 444}, {**socket, "port": 443},
+            "global.azure-devices-provisioning.net", [444, True],
+        ),
+        (
+            {"id_scope": SCOPE, "cloud": "us-government"}, {},
+            "global.azure-devices-provisioning.us", [8883, False],
+        ),
+        (
+            {"id_scope": SCOPE, "cloud": "china"}, {},
+            "global.azure-devices-provisioning.cn", [8883, False],
+        ),
+        ({"id_scope": "0cn00000001"}, {}, "global.azure-devices-provisioning.cn", [8883, False]),
+        (
+            {"id_scope": "0cn00000001", "host": "own.example", "cloud": "nowhere"}, {},
+            "own.example", [8883, False],
+        ),
+    ]  # fmt: skip
+    wrong = ({"id_scope": SCOPE, "cloud": "germany"}, {})
+    out = device.run(CLOUDS, "clouds", cs="", key=KEY, cases=[*[c[:2] for c in cases], wrong])
+    assert out[:-1] == [list(c[2:]) for c in cases]
+    assert 'no cloud is called "germany"' in out[-1][0]
+
+
 FULL = """
 from azure_iot.assignment import provisioned_client
 class Full:
@@ -176,7 +227,7 @@ async def main():
     place = {"id_scope": F["scope"], "registration_id": F["device_id"], "key": F["key"],
              "host": "127.0.0.1", "port": F["port"]}
     client = await provisioned_client(place, None, FileKV("."),
-        {"roots": roots, "port": F["port"], "https_port": F["https"]})
+        {"roots": roots, "port": F["port"], "https_port": F["https"], "fleet_size_hint": 1})
     await client.start()
     async for change in client.desired_properties():
         out("desired", change.patch)

@@ -111,7 +111,8 @@ def test_the_will_is_telemetry_only_when_the_device_vanishes(device, emu, polite
 C2D = """
 from azure_iot import IoTHubDeviceClient
 async def main():
-    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"],
+        fleet_size_hint=1)
     seen = []
     async def handle(message):
         seen.append(message.data.decode())
@@ -148,7 +149,8 @@ def test_a_message_comes_again_after_a_failed_handler_and_not_after_a_dropped_li
 GAP = """
 from azure_iot import IoTHubDeviceClient
 async def main():
-    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"],
+        fleet_size_hint=1)
     async with client:
         async for change in client.desired_properties():
             out(change.version, change.complete, change.patch)
@@ -179,7 +181,8 @@ def test_changes_missed_while_away_arrive_as_one_complete_change(device, emu):
 REFUSED = """
 from azure_iot import IoTHubDeviceClient, ServiceError
 async def main():
-    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"],
+        fleet_size_hint=1)
     async with client:
         for patch in ({"x": "y" * 5000}, {"a": {"b": {"c": {"d": {"e": {"f": {"g": {"h": {"i": {"j": {"k": 1}}}}}}}}}}}):
             try:
@@ -244,7 +247,8 @@ class Sink:
         Sink.aborted += 1
         out("aborted", self.size)
 async def main():
-    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"],
+        fleet_size_hint=1)
     done = asyncio.Event()
     handled = []
     async def handler(message):

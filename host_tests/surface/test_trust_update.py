@@ -21,7 +21,7 @@ from azure_iot.unix.platform import Platform
 async def main():
     agent = Agent(Platform({
         "connection_string": F["cs"], "factory_folder": "factory", "trust_folder": "trust",
-        "update_agent": F["update_agent"], "client": {"port": F["port"]}}))
+        "update_agent": F["update_agent"], "client": {"port": F["port"], "fleet_size_hint": 1}}))
     client = await agent.start()
     def event(name, fact):
         out(name, str(fact), getattr(fact, "code", None))
@@ -196,7 +196,7 @@ async def install_package(self, source, channel):
 ManagedConnection.install_package = install_package
 agent = Agent(Platform({
     "connection_string": F["cs"], "factory_folder": "factory", "trust_folder": "trust",
-    "channels": ["c2d"], "client": {"port": F["port"]}}))
+    "channels": ["c2d"], "client": {"port": F["port"], "fleet_size_hint": 1}}))
 asyncio.run(agent.run(app))
 """
 
@@ -466,7 +466,7 @@ from azure_iot.agent import Agent
 from azure_iot.unix.platform import Platform
 async def main():
     agent = Agent(Platform({"connection_string": F["cs"], "factory_folder": "factory",
-        "trust_folder": "trust", "client": {"port": F["port"]}}))
+        "trust_folder": "trust", "client": {"port": F["port"], "fleet_size_hint": 1}}))
     client = await agent.start()
     install = client.install_package
     async def fails(source, channel):

@@ -144,6 +144,18 @@ def test_the_same_client_works_over_websocket(device, emu):
     assert len(connects) == 1 and connects[0]["listener"] != "mqtt"
 
 
+PORTS = """
+from azure_iot import IoTHubDeviceClient
+def port(**options):
+    return IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, **options)._link.port
+out(port(), port(websocket=True), port(websocket=True, port=444), port(port=1))
+"""
+
+
+def test_websocket_means_port_443_unless_a_port_is_given(device):
+    assert device.run(PORTS, "ports") == [[8883, 443, 444, 1]]
+
+
 DPS = """
 from azure_iot import ProvisioningDeviceClient
 async def main():

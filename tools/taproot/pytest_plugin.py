@@ -215,7 +215,7 @@ def _settings(
     record = emulator.add_device(device_id)
     found: dict[str, Any] = {
         "connection_string": record.connection_string,
-        "client": {"port": emulator.mqtt_port},
+        "client": {"port": emulator.mqtt_port, "fleet_size_hint": 1},
     }
     if trust is None:
         pem = emulator.root_pem

@@ -34,7 +34,7 @@ _TELEMETRY_MS = 50
 _PART = 2000
 _METHOD_S = 8  # a device that closes its connection to make room does not answer
 # Enough for what the story demands of a device without a connection, little enough for 96 KiB.
-_MQTT = {"max_pending": 30, "buffer_in": 2048, "buffer_out": 1024}
+_MQTT = {"fleet_size_hint": 2, "max_pending": 30, "buffer_in": 2048, "buffer_out": 1024}
 
 
 @dataclass(frozen=True)
