@@ -189,15 +189,16 @@ def parse(topic: str, base: str) -> tuple:
     """Say what a received topic is: a tuple that begins with one of the kinds above.
 
     `(C2D, bag)`, `(INPUT, name, bag)`, `(METHOD, name, rid)`,
-    `(TWIN_RESULT, status, rid, version or None)`, `(DESIRED, version or None)`, `(NO_MATCH,)`.
+    `(TWIN_RESULT, status, rid, version or None)` (of a refusal: retry-after), `(DESIRED, version or None)`, `(NO_MATCH,)`.
     """
     if topic.startswith(_TWIN_RESULT):
         status, _, query = topic[len(_TWIN_RESULT) :].partition("/")
         if not status.isdigit():
             return (NO_MATCH,)
-        return TWIN_RESULT, int(status), query_value(query, "$rid"), _version(query)
+        name = "$version" if status < "3" else "retry-after"
+        return TWIN_RESULT, int(status), query_value(query, "$rid"), _number(query, name)
     if topic.startswith(_DESIRED):
-        return DESIRED, _version(topic[len(_DESIRED) :])
+        return DESIRED, _number(topic[len(_DESIRED) :], "$version")
     if topic.startswith(_METHOD):
         name, slash, query = topic[len(_METHOD) :].partition("/")
         return (METHOD, name, query_value(query, "$rid")) if slash and name else (NO_MATCH,)
@@ -220,8 +221,8 @@ def query_value(query: str, name: str) -> str:
     return ""
 
 
-def _version(query: str) -> "int | None":
-    value = query_value(query, "$version")
+def _number(query: str, name: str) -> "int | None":
+    value = query_value(query, name)
     return int(value) if value.isdigit() else None
 
 

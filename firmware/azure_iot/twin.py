@@ -92,7 +92,9 @@ class Twin:
         if isinstance(status, Exception):
             raise status
         if status >= 300:
-            raise ServiceError("the hub refused a twin request with status %d" % status, status)
+            raise ServiceError(
+                "the hub refused a twin request with status %d" % status, status, entry[2]
+            )
         return entry[2], entry[3]
 
     async def _exchange(self, topic: str, body: bytes, entry: list) -> None:
@@ -100,7 +102,10 @@ class Twin:
         await entry[0].wait()
 
     def on_result(self, status: int, rid: str, version: "int | None", body: bytes) -> None:
-        """Take an answer; one that nobody waits for any more is dropped."""
+        """Take an answer; one that nobody waits for any more is dropped.
+
+        Of a refusal `version` is the time to wait in seconds.
+        """
         entry = self._pending.get(rid)
         if entry is None:
             log.debug("twin answer %d to an unknown request", status)

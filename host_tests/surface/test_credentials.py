@@ -90,6 +90,31 @@ def test_signer_provider_and_static_token(device, emu):
     assert [b.split()[0] for b in bodies] == ["<SignerKey>", "<SasProvider,", "<StaticToken"]
 
 
+LATE = """
+from azure_iot import IoTHubDeviceClient, SasProvider, ConnectionFailedError
+async def provide(resource, expiry):
+    await asyncio.sleep(60)
+async def main():
+    client = IoTHubDeviceClient.from_credential(SasProvider(provide, deadline_s=1), "localhost",
+        F["device_id"], roots=roots, port=F["port"])
+    failed = []
+    client.on_event = lambda name, fact: failed.append((name, fact))
+    try:
+        await client.connect(5)
+    except ConnectionFailedError:
+        pass
+    await client.disconnect()
+    out(len(failed) > 1, failed[0][0], failed[0][1].reason, str(failed[0][1]))
+asyncio.run(main())
+"""
+
+
+def test_a_token_service_that_does_not_answer_is_left_and_asked_again(device, emu):
+    ((again, name, reason, words),) = device.run(LATE, "late")
+    assert again and (name, reason) == ("connect_failed", "provider")
+    assert "no token within 1 s" in words
+
+
 RENEWAL = """
 from azure_iot import IoTHubDeviceClient
 async def main():

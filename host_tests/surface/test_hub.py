@@ -155,6 +155,44 @@ def test_direct_methods_answer_with_status_and_body(device, emu):
         assert process.wait(10) == 0, process.text
 
 
+STRICT = """
+from azure_iot import IoTHubDeviceClient, ServiceError
+async def known(payload):
+    return 200
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    client.on_method("known", known)
+    async with client:
+        await client.get_twin()
+        out("ready")
+        if not F["iterates"]:
+            await asyncio.sleep(30)
+        async for request in client.method_requests():
+            try:
+                await request.respond(200, "x" * 131071)
+            except ServiceError as error:
+                out("refused", error.status)
+            await request.respond(200, "x" * request.payload)
+asyncio.run(main())
+"""
+
+
+def test_a_method_nobody_handles_is_answered_501(device, emu):
+    with device.start(STRICT, "strict", iterates=False) as process:
+        process.wait_for("ready", 20)
+        answer = emu.invoke_method("strict", "other", None, timeout_s=10)
+        assert answer.status == 501 and "other" in answer.payload["error"]
+        assert emu.invoke_method("strict", "known", None, timeout_s=10).status == 200
+
+
+def test_an_answer_over_128_kb_is_refused_and_another_one_may_follow(device, emu):
+    with device.start(STRICT, "capped", iterates=True) as process:
+        process.wait_for("ready", 20)
+        answer = emu.invoke_method("capped", "other", 131070, timeout_s=10)
+        assert (answer.status, len(answer.payload)) == (200, 131070)
+        process.wait_for('"refused", 413', 10)
+
+
 LARGE_CALL = """
 from azure_iot import IoTHubDeviceClient
 async def count(payload):
@@ -204,11 +242,47 @@ def test_c2d_is_acknowledged_after_the_application_took_it(device, emu):
         process.wait_for("ready", 20)
         emu.send_c2d("c2d", b"one", {"a": "1 2", "n": None, "e": ""})
         emu.send_c2d("c2d", b"hold")
+        process.wait_for('"hold"', 10)
+        waiting = emu.call(lambda: [*emu.emulator.hub.registry.get("c2d").queue.letters])
+        assert [letter.body for letter in waiting] == [b"hold"], (
+            "held until the next one is wanted"
+        )
+        process.wait_for('"held"', 10)
+        emu.wait_for(lambda e: not emu.emulator.hub.registry.get("c2d").queue.letters, limit=5)
         emu.send_c2d("c2d", b"stop")
         assert process.wait(20) == 0, process.text
     seen = [o for o in outputs(process.output) if len(o) == 3]
     assert [o[0] for o in seen] == ["one", "hold", "stop"]
     assert seen[0][1] == {"a": "1 2", "n": None, "e": ""}
+
+
+SILENT = """
+from azure_iot import IoTHubDeviceClient, ConnectionFailedError
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"],
+        twin_timeout_s=1)
+    async with client:
+        await client.get_twin()
+        out("ready")
+        await asyncio.sleep(1)
+        began = client.clock.ticks_ms()
+        try:
+            await client.get_twin()
+        except ConnectionFailedError as error:
+            out(error.reason, client.clock.ticks_diff(client.clock.ticks_ms(), began))
+        out(len(await client.get_twin()), client.stats["connects"])
+asyncio.run(main())
+"""
+
+
+def test_a_twin_request_without_an_answer_ends_in_time_and_the_link_stays(device, emu):
+    with device.start(SILENT, "silent") as process:
+        process.wait_for("ready", 20)
+        emu.fault({"action": "withhold", "packet": "PUBLISH", "device": "silent"})
+        assert process.wait(20) == 0, process.text
+    (reason, ms), after = outputs(process.output)[1:]
+    assert reason == "twin" and 900 <= ms <= 3000
+    assert after == [2, 1]
 
 
 GAP = """
@@ -232,6 +306,7 @@ def test_a_refused_twin_request_after_a_gap_is_made_again(device, emu):
 
 
 ALONE = """
+from azure_iot import ServiceError, hub
 from azure_iot.twin import Twin
 async def main():
     sent, got = [], []
@@ -242,14 +317,23 @@ async def main():
         if change.version == 3:
             raise MemoryError
     twin = Twin(publish, 5000, 16)
+    for topic in ("$iothub/twin/res/429/?$rid=1&retry-after=9", "$iothub/twin/res/503/?$rid=2"):
+        task = asyncio.create_task(twin.get())
+        await asyncio.sleep_ms(20)
+        twin.on_result(*hub.parse(topic, "devices/d/")[1:], b"")
+        try:
+            await task
+        except ServiceError as error:
+            out(error.status, error.retry_after)
+    sent.clear()
     twin.listeners.append(listener)
     task = asyncio.create_task(twin.refresh())
     await asyncio.sleep_ms(20)
     assert not twin.on_desired(b'{"$version":2}')
     await twin.refresh()
-    twin.on_result(200, "1", None, b'{"desired":{"$version":1}}')
+    twin.on_result(200, "3", None, b'{"desired":{"$version":1}}')
     await asyncio.sleep_ms(20)
-    twin.on_result(200, "2", None, b'{"desired":{"$version":2}}')
+    twin.on_result(200, "4", None, b'{"desired":{"$version":2}}')
     await task
     out(len(sent), got, twin.version)
     assert not twin.on_desired(b'{"$version":3}')  # so that it is asked for again
@@ -259,7 +343,7 @@ asyncio.run(main())
 
 
 def test_a_change_older_answers_do_not_show_and_one_that_was_not_taken_are_not_lost(device):
-    assert device.run(ALONE, "twin-alone") == [[2, [2], 2], [[2, 3], 2]]
+    assert device.run(ALONE, "twin-alone") == [[429, 9], [503, None], [2, [2], 2], [[2, 3], 2]]
 
 
 AGAIN = """

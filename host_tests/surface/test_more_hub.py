@@ -41,6 +41,45 @@ def test_a_module_behind_a_gateway_keeps_the_hubs_identity(tmp_path, edge, hub_r
     assert message.system["iothub-outputname"] == "alerts" and message.properties == {"p": "q"}
 
 
+INPUTS = """
+from azure_iot import IoTHubModuleClient
+async def main():
+    module = IoTHubModuleClient.from_connection_string(F["mcs"], roots=roots, port=F["port"])
+    if F["iterates"]:
+        messages = module.input_messages()
+    else:
+        came = asyncio.Event()
+        async def take(message):
+            out(message.input_name, message.data.decode(), message.properties)
+            came.set()
+        module.on_input(take)
+    async with module:
+        await module.get_twin()
+        out("ready")
+        if F["iterates"]:
+            async for message in messages:
+                out(message.input_name, message.data.decode(), message.properties)
+                break
+        else:
+            await came.wait()
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("iterates", [True, False])
+def test_a_module_hears_its_inputs(device, emu, iterates):
+    name = "in-%s" % iterates
+    emu.add_device(name)
+    record = emu.add_device(name + "/mod")
+    with device.start(
+        INPUTS, name + "/mod", mcs=record.connection_string, iterates=iterates
+    ) as process:
+        process.wait_for("ready", 20)
+        assert emu.send_input(name + "/mod", "alarms", b"hot", {"a": "b"}), "not subscribed"
+        assert process.wait(20) == 0, process.text
+    assert outputs(process.output)[-1] == ["alarms", "hot", {"a": "b"}]
+
+
 PNP = """
 from azure_iot import IoTHubDeviceClient, pnp
 async def main():
@@ -100,6 +139,10 @@ def test_the_will_is_telemetry_only_when_the_device_vanishes(device, emu, polite
             assert process.wait(20) == 0, process.text
         else:
             process.wait_for("die", 20)
+            will = emu.call(lambda: emu.emulator.hub.registry.get(name).session._will)
+            assert (int(will.qos), bool(will.retain)) == (1, False), (
+                "the hub marks a retained message"
+            )
             process.kill()
     time.sleep(0.5)
     wills = [m for m in emu.messages(name) if m.body == b"gone"]

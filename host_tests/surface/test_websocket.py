@@ -237,3 +237,31 @@ def test_dps_over_websocket_is_not_told_that_there_is_no_certificate(device, emu
     (device.folder / "key").write_text(leaf.key_pem)
     emu.enroll("ws-x", thumbprints=(leaf.sha256,))
     assert device.run(X509, "ws-x", cs="") == [[True], ["localhost"]]
+
+
+HUB = """
+from azure_iot import IoTHubDeviceClient, X509Certificate, websocket
+read = lambda name: open(name, "rb").read()
+upgrade = websocket.upgrade
+async def noted(*given, **options):
+    out(options["client_cert"])
+    return await upgrade(*given, **options)
+websocket.upgrade = noted
+async def main():
+    options = {"roots": roots, "port": F["https"], "websocket": True}
+    async with IoTHubDeviceClient.from_connection_string(F["cs"], **options):
+        pass
+    async with IoTHubDeviceClient.from_x509(X509Certificate(read("leaf"), read("key")),
+            "localhost", "ws-cert", **options) as client:
+        await client.send_message("x")
+asyncio.run(main())
+"""
+
+
+def test_the_hub_is_told_over_websocket_whether_a_certificate_comes(device, emu):
+    leaf = Authority.root("device root", key="p256").leaf("ws-cert", key="p256", client=True)
+    (device.folder / "leaf").write_text(leaf.chain_pem)
+    (device.folder / "key").write_text(leaf.key_pem)
+    emu.add_device("ws-cert", auth="x509_thumbprint", thumbprints=(leaf.sha256,))
+    assert device.run(HUB, "ws-token") == [[False], [True]]
+    assert [m.body for m in emu.messages("ws-cert")] == [b"x"]
