@@ -96,7 +96,7 @@ async def provide(resource, expiry):
     await asyncio.sleep(60)
 async def main():
     client = IoTHubDeviceClient.from_credential(SasProvider(provide, deadline_s=1), "localhost",
-        F["device_id"], roots=roots, port=F["port"])
+        F["device_id"], roots=roots, port=F["port"], fleet_size_hint=1)
     failed = []
     client.on_event = lambda name, fact: failed.append((name, fact))
     try:
