@@ -184,13 +184,16 @@ class HubLink:
             if attempt is not None:
                 context.roots = attempt.roots
         else:
+            who = self.identity.client_id
+            if hasattr(self.credential, "key_id"):
+                who += " " + self.credential.key_id()
             context = TLSContext(
                 self.roots if attempt is None else attempt.roots,
                 profile=self.profile,
                 credential=self.credential if login and not self.uses_token else None,
                 sessions=self.sessions if login and fresh else None,
                 bundle=bundle,
-                credential_id=self.identity.client_id,
+                credential_id=who,
             )
         context.clock_trusted = self.clock.synchronised
         return context

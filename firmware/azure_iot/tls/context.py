@@ -67,7 +67,8 @@ class TLSContext:
     `roots`: a list of DER certificates, or an object that is iterable and callable with a raw
     issuer name (trust/roots.py). `credential` has `.cert` and `.key` (DER or PEM) when the device
     proves itself by X.509. `sessions` (sessions.py) allows resumption; `bundle` (version of the
-    trust bundle) and `credential_id` are what a saved session is bound to besides host and port.
+    trust bundle), `credential_id` (a name and which key it has) and the certificate are what a
+    saved session is bound to besides host and port.
     """
 
     clock_trusted = True

@@ -63,7 +63,11 @@ def prepare(self: "TLSContext") -> None:
 
         # Servers resume a session with its own fragment length; mbedTLS refuses another one then.
         about = "%s %s %d" % (self.profile.name, self.profile.mode, plan.mfl)
-        self.bound = binding(self.host, self.port, self.bundle, self.credential_id, about)
+        who = self.credential_id
+        if own is not None:
+            cert = own.cert.encode() if isinstance(own.cert, str) else own.cert
+            who = "%s %r" % (who, sha256(cert).digest())
+        self.bound = binding(self.host, self.port, self.bundle, who, about)
         tlsopt.offer(made, self.sessions.get(self.bound))
 
 
