@@ -144,6 +144,66 @@ def test_suites_follow_the_service_and_never_weak() -> None:
     assert "no resumption" in stock.why
 
 
+def connections(made: TLSProfile, agrees, count: int = 8) -> list[int]:
+    """What is asked for in `count` connections to a server that agrees to some lengths only."""
+    asked = []
+    for _ in range(count):
+        asked.append(made.plan(HOST).mfl)
+        if asked[-1]:
+            made.learn(HOST, acknowledged=asked[-1] if asked[-1] in agrees else False)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("settings", "agrees", "asked"),
+    [
+        ({}, (512, 1024, 2048, 4096), [4096, 512, 512]),
+        ({"out_len": 2048}, (2048,), [2048, 512, 2048, 2048]),
+        ({"out_len": 2048}, (1024, 2048), [2048, 512, 2048, 2048]),
+        ({}, (), [4096, 0, 0]),
+        ({"out_len": 2048}, (), [2048, 2048, 2048]),
+        ({"name": "tiny"}, (4096,), [512, 0, 0]),
+        ({"name": "tiny", "out_len": 2048}, (2048,), [512, 2048, 2048]),
+    ],
+)
+def test_a_server_that_is_picky_about_lengths_gets_one_it_agreed_to_and_keeps_it(
+    settings, agrees, asked
+) -> None:
+    made = profile(**settings)
+    found = connections(made, agrees)
+    assert found == asked + asked[-1:] * (8 - len(asked))
+    changes = made.changes
+    connections(made, agrees)
+    assert made.changes == changes, "nothing is learnt any more: a kept context serves"
+
+
+def test_a_settled_length_gives_way_to_the_devices_certificate_and_to_a_change_of_the_server():
+    made = profile(out_len=2048)
+    connections(made, (1024, 2048))
+    assert made.plan(HOST, client_certificate=1900).mfl == 2048
+    made.learn(HOST, acknowledged=False)  # it no longer agrees to anything
+    assert "ignores" in made.plan(HOST).why
+
+
+@pytest.mark.parametrize("settings", [{}, {"out_len": 2048}])
+def test_a_server_that_agrees_and_sends_larger_records_is_refused_with_the_remedy(
+    settings,
+) -> None:
+    made = profile(acknowledged=512, **settings)
+    made.learn(HOST, record=16384)
+    with pytest.raises(ProtocolError) as raised:
+        made.plan(HOST)
+    assert "CONFIG_MBEDTLS_SSL_IN_CONTENT_LEN=16384" in str(raised.value)
+    made.learn(HOST, acknowledged=512)  # it goes on agreeing
+    assert made.host(HOST).acknowledged is False
+
+
+def test_a_build_with_a_whole_input_buffer_plans_around_a_server_that_breaks_the_length() -> None:
+    made = profile(acknowledged=512, in_len=16384, out_len=16384)
+    made.learn(HOST, record=16384)
+    assert made.plan(HOST).mfl == 0 and made.plan(HOST).in_limit == 16384
+
+
 def test_hosts_are_remembered_apart_and_few() -> None:
     made = profile(acknowledged=4096)
     assert made.plan("other.example").mfl == 4096

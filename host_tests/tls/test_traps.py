@@ -19,7 +19,7 @@ import pytest
 from support.tls_chains import credential, device_authority, root, served
 from support.tls_device import connect
 from support.tls_ignoring import serving
-from support.tls_peer import Relay, Scripted, Server
+from support.tls_peer import Relay, Scripted, Server, alert_at
 from taproot import interpreters
 
 RAW = """
@@ -100,6 +100,25 @@ def test_trap_2_a_server_that_ignores_the_fragment_length(tmp_path, has) -> None
         found = connect("unix64", port, served("good").roots, read=reply, write=1, times=2)
         assert [one["verdict"] for one in found["all"]] == ["OK", "OK"], found["all"]
         assert [one["mfl"] for one in found["all"]] == [4096, 0]
+
+
+def test_a_server_that_refuses_a_shorter_length_gets_the_one_it_agreed_to() -> None:
+    """It answers 512 with illegal_parameter: one attempt more, and never 512 again."""
+
+    def make():
+        asked = relay.wires[-1]
+        alert = alert_at(0, 47)()
+
+        def meddle(data: bytes):
+            return alert(data) if asked.hello("up").mfl == 512 else iter((data,))
+
+        return meddle
+
+    with Server(served("good").leaf) as server, Relay(server.port, make) as relay:
+        found = connect("unix32", relay.port, served("good").roots, times=3, write=1, read=1)
+        asked = [wire.hello("up").mfl for wire in relay.wires]
+    assert [one["verdict"] for one in found["all"]] == ["OK"] * 3, found["all"]
+    assert asked == [4096, 512, 4096, 4096]
 
 
 def test_trap_3_a_client_certificate_above_the_fragment_length(tmp_path) -> None:

@@ -114,7 +114,7 @@ def _choose(why: "object", profile: "TLSProfile", host: "Host", own: int) -> int
         why("no fragment length fits the device's certificates")
         return 0
     if host.acknowledged is False:
-        why("the server ignores the fragment length")
+        why("the server ignores or breaks the fragment length")
         return 0 if _works_without(build) else sizes[-1]
     if host.acknowledged is None and profile.name != "tiny":
         why("the server is unknown, so the largest fragment length")
@@ -122,6 +122,9 @@ def _choose(why: "object", profile: "TLSProfile", host: "Host", own: int) -> int
     if not build.variable_buffer:
         why("smaller fragments save nothing with fixed buffers")
         return sizes[-1]
+    if host.settled:
+        why("the smallest that the server agreed to")
+        return ([n for n in sizes if n >= host.acknowledged] or sizes[-1:])[0]
     why("the smallest that buffers and certificates allow")
     return sizes[0]
 

@@ -59,11 +59,16 @@ def build_of(module: "object | None") -> Build:
 class Host:
     """What earlier connections showed of one host."""
 
-    acknowledged = None  # None unknown, False ignored, else the fragment length
+    acknowledged = None  # None unknown, False ignored or broken, else the smallest one agreed to
+    settled = False  # it did not agree to one: stay with what it agrees to
     certificate = 0  # bytes of its Certificate message
     record = 0  # its largest record
     wide = False  # it shares no AES-128 suite with us
     via = None  # SHA-256 (hex) of the root that anchored it
+
+    def planned(self) -> tuple:
+        """Return what plans depend on."""
+        return self.acknowledged and True, self.settled, self.certificate, self.record
 
 
 class Plan:
@@ -144,13 +149,20 @@ class TLSProfile:
     ) -> None:
         """Remember what a handshake (or the file of `taproot probe`) showed of a host."""
         host = self.host(name)
-        known = host.acknowledged and True, host.certificate, host.record
-        if acknowledged is not None:
-            host.acknowledged = acknowledged
-        host.certificate = certificate or host.certificate
+        known = host.planned()
+        before = host.acknowledged
         host.record = max(record, host.record)
+        if acknowledged is False:
+            if host.settled or not before:
+                host.acknowledged = False
+            host.settled = True
+        elif acknowledged is not None:
+            host.acknowledged = min(acknowledged, before or acknowledged)
+        if host.acknowledged and host.record > host.acknowledged:
+            host.acknowledged = False  # it agrees and sends larger records all the same
+        host.certificate = certificate or host.certificate
         host.via = via or host.via
-        if known != (host.acknowledged and True, host.certificate, host.record):
+        if known != host.planned():
             self.changes += 1
 
     def plan(self, name: str, client_certificate: int = 0, roots: int = 0) -> Plan:

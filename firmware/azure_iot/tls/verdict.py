@@ -91,6 +91,7 @@ _ALERTS = (
 )
 _KINDS = (TrustError, ClockError, CredentialError, ProtocolError, ConnectionFailedError)  # TCKPN
 _FULL_RECORD = const(16384)
+_ILLEGAL_PARAMETER = const(47)
 _ASN1_ALLOC_FAILED = const(0x6A)
 _MPI_ALLOC_FAILED = const(0x10)
 
@@ -214,8 +215,12 @@ def _facts(context: "TLSContext", name: str, seen: "object") -> str:
         return " (it answered with HTTP)"
     if name == "INTERNAL" and context.callback_error is not None:
         return "; the stored roots could not be read: %s" % context.callback_error
-    if name in ("CIPHER", "CLOSED", "RESET") and seen is not None and not seen.message:
-        _widen(context, name)
+    if (
+        name in ("CIPHER", "CLOSED", "RESET", "HANDSHAKE")
+        and seen is not None
+        and not seen.message
+    ):
+        _offer(context, name, seen.alert)
     if name == "UNTRUSTED" and chain:
         issuer = chain[0][3]
         if not context.profile.build.ca_callback and context.named is None:
@@ -233,13 +238,18 @@ def _facts(context: "TLSContext", name: str, seen: "object") -> str:
     return ""
 
 
-def _widen(context: "TLSContext", name: str) -> None:
-    """Offer every suite from now on to a server that did not answer the ClientHello."""
-    host = context.profile.host(context.host)
-    if not host.wide:
-        host.wide = True
-        context.profile.changes += 1
-        context.retry = name == "CIPHER"  # the others may have been the network
+def _offer(context: "TLSContext", name: str, alert: "int | None") -> None:
+    """Make another offer from now on to a server that did not answer the ClientHello."""
+    profile = context.profile
+    host = profile.host(context.host)
+    before = profile.changes
+    if alert == _ILLEGAL_PARAMETER:  # it knows fragment lengths, not this one
+        profile.learn(context.host, acknowledged=False)
+    elif name != "HANDSHAKE" and not host.wide:
+        host.wide = True  # every suite
+        profile.changes += 1
+    # A close or a reset may have been the network.
+    context.retry = profile.changes != before and name in ("CIPHER", "HANDSHAKE")
 
 
 def _too_large(context: "TLSContext", size: int) -> str:

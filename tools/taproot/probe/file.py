@@ -25,11 +25,14 @@ class Server:
     name: str  # the name that devices verify
     roots: dict[str, tuple[str, ...]]  # SHA-256 of the roots that carry each chain: rsa, ecdsa
     certificate: int  # bytes of its largest Certificate message
-    acknowledged: int | bool  # largest fragment length it agreed to, False if none
+    acknowledged: int | bool  # smallest fragment length it agreed to, False if none
+    picky: bool  # there are others it did not agree to
 
     def teach(self, profile: TLSProfile) -> None:
         """Let plans of `profile` start from what is known of this server."""
         profile.learn(self.name, acknowledged=self.acknowledged, certificate=self.certificate)
+        if self.picky:
+            profile.learn(self.name, acknowledged=False)
 
 
 def load(path: Path) -> list[Server]:
@@ -63,5 +66,6 @@ def _server(target: dict[str, Any]) -> Server:
             for kind, chain in chains.items()
         },
         max((int(chain["certificate_message"]) for chain in chains.values()), default=0),
-        max(lengths, default=False),
+        min(lengths, default=False),
+        0 < len(lengths) < len(target["mfl"]),
     )
