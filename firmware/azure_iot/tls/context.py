@@ -72,6 +72,7 @@ class TLSContext:
     """
 
     clock_trusted = True
+    mode = ""  # "dps": other suites than the profile's
     port = 8883  # open_tls sets it; a saved session belongs to host and port
     plan = None
     retry = False

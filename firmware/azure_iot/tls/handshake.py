@@ -35,7 +35,8 @@ def prepare(self: "TLSContext") -> None:
         from .presented import certificate_message
 
         size = certificate_message(own.cert)
-    plan = self.plan = decide(self.profile, self.host, size, 1)
+    mode = self.mode or self.profile.mode
+    plan = self.plan = decide(self.profile, self.host, size, 1, mode)
     made = self.context = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)
     if made.verify_mode != tls.CERT_REQUIRED:
         raise _refusal(TrustError, "INTERNAL", "this build's tls module does not verify")
@@ -62,7 +63,7 @@ def prepare(self: "TLSContext") -> None:
         from .sessions import binding
 
         # Servers resume a session with its own fragment length; mbedTLS refuses another one then.
-        about = "%s %s %d" % (self.profile.name, self.profile.mode, plan.mfl)
+        about = "%s %s %d" % (self.profile.name, mode, plan.mfl)
         who = self.credential_id
         if own is not None:
             cert = own.cert.encode() if isinstance(own.cert, str) else own.cert

@@ -35,9 +35,9 @@ _CLIENT_CERT = const(3500)
 _ROOT = const(2464)  # one loaded RSA-4096 root
 
 
-def decide(profile: "TLSProfile", name: str, own: int, roots: int) -> Plan:
+def decide(profile: "TLSProfile", name: str, own: int, roots: int, mode: str) -> Plan:
     """Return the plan for host `name`; `own`: bytes of the device's Certificate message, `roots`:
-    how many get loaded.
+    how many get loaded, `mode`: as in TLSProfile.
 
     Raises ProtocolError or ConnectionFailedError ("memory") for what cannot work.
     """
@@ -48,7 +48,7 @@ def decide(profile: "TLSProfile", name: str, own: int, roots: int) -> Plan:
     _fits("device's", own, "output", "OUT", build.out_len)
     plan.mfl = _choose(plan.reasons.append, profile, host, own)
     _buffers(plan, profile, host)
-    _suites(plan, profile, host)
+    _suites(plan, profile, host, mode)
     _cost(plan, build, own, 0 if build.ca_callback else roots)
     if profile.memory is not None:
         free, block = profile.memory()
@@ -158,10 +158,10 @@ def _buffers(plan: Plan, profile: "TLSProfile", host: "Host") -> None:
         plan.reasons.append("a record above %d would end it" % plan.in_limit)
 
 
-def _suites(plan: Plan, profile: "TLSProfile", host: "Host") -> None:
-    if profile.mode == "ecc":
+def _suites(plan: Plan, profile: "TLSProfile", host: "Host", mode: str) -> None:
+    if mode == "ecc":
         why = "ECDSA suites only, so the server presents its ECC chain"
-    elif profile.mode == "dps":
+    elif mode == "dps" and not host.wide:
         why = "DPS has RSA certificates only"
     else:
         why = "RSA first: verifying it takes a third of the work of ECDSA in software"
@@ -177,7 +177,7 @@ def _suites(plan: Plan, profile: "TLSProfile", host: "Host") -> None:
         plan.reasons.append("AES-256 only if the server refuses AES-128")
         sizes = sizes[:1]
     for kind, other in (("RSA", "ecc"), ("ECDSA", "dps")):
-        if profile.mode != other:
+        if mode != other or (mode == "dps" and host.wide):
             for how in ("GCM", "CBC"):
                 for size in sizes:
                     names.append("TLS-ECDHE-%s-WITH-AES-%s" % (kind, size % how))

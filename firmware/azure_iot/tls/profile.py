@@ -103,7 +103,8 @@ class TLSProfile:
     """Policy of a device's connections, and its memory of hosts.
 
     `name`: "default", "tiny" (smallest buffers from the first connection on) or "stock".
-    `mode`: "hub" (RSA and ECDSA chains), "ecc" (ECDSA only) or "dps" (RSA only).
+    `mode`: "hub" (RSA and ECDSA chains), "ecc" (ECDSA only) or "dps" (RSA only, until the server
+    refuses that).
     `mfl`: a fixed fragment length instead of the chosen one. `memory()` returns
     (free bytes, largest free block or 0) of the heap TLS lives on.
     """
@@ -175,4 +176,4 @@ class TLSProfile:
         with Transient():
             from .planner import decide
 
-            return decide(self, name, client_certificate, roots)
+            return decide(self, name, client_certificate, roots, self.mode)

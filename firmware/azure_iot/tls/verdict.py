@@ -79,7 +79,8 @@ _TABLE = (
     "N|REFUSED|e111|the server refuses connections on this port",
     "N|NETWORK||the network failed",
     "N|DNS||the host name cannot be resolved",
-    "N|INTERNAL|3000 6C00|mbedTLS failed inside",
+    "P|CHAIN|3000|the server's chain is too long to verify; the server must shorten it",
+    "N|INTERNAL|6C00|mbedTLS failed inside",
 )
 _ALERTS = (
     "0 close_notify 10 unexpected_message 20 bad_record_mac 22 record_overflow 40 "
@@ -188,6 +189,8 @@ def _name(context: "TLSContext", exc: Exception, seen: "object", alert: int | No
     high = -number - low
     of_certificate = 0x2080 <= high < 0x3000 or 0x3880 <= high < 0x3F80
     name = _by("BAD_CERT" if of_certificate else "HANDSHAKE", "%X" % high)
+    if name == "CHAIN" and context.callback_error is not None:
+        name = "INTERNAL"
     if name == "ALERT":
         name = by_alert or ("CLIENT_CERT" if context.credential is not None else name)
     return _narrowed(context, name, seen)
@@ -215,12 +218,9 @@ def _facts(context: "TLSContext", name: str, seen: "object") -> str:
         return " (it answered with HTTP)"
     if name == "INTERNAL" and context.callback_error is not None:
         return "; the stored roots could not be read: %s" % context.callback_error
-    if (
-        name in ("CIPHER", "CLOSED", "RESET", "HANDSHAKE")
-        and seen is not None
-        and not seen.message
-    ):
-        _offer(context, name, seen.alert)
+    early = not chain if seen is None else not seen.message
+    if early and name in ("CIPHER", "ALERT", "CLOSED", "RESET", "HANDSHAKE"):
+        _offer(context, name, seen and seen.alert)
     if name == "UNTRUSTED" and chain:
         issuer = chain[0][3]
         if not context.profile.build.ca_callback and context.named is None:
@@ -249,7 +249,7 @@ def _offer(context: "TLSContext", name: str, alert: "int | None") -> None:
         host.wide = True  # every suite
         profile.changes += 1
     # A close or a reset may have been the network.
-    context.retry = profile.changes != before and name in ("CIPHER", "HANDSHAKE")
+    context.retry = profile.changes != before and name not in ("CLOSED", "RESET")
 
 
 def _too_large(context: "TLSContext", size: int) -> str:
