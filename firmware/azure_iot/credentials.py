@@ -33,7 +33,7 @@ class SymmetricKey:
 
     def key_id(self) -> str:
         """Tell this key from others without showing anything of it."""
-        return binascii.hexlify(self.sign(b"key id")[:8]).decode()
+        return " %r" % self.sign(b"key id")[:8]
 
     async def token(self, resource: str, expiry: int, policy: str = "") -> str:
         """Make a token valid until `expiry`."""

@@ -185,8 +185,9 @@ class HubLink:
                 context.roots = attempt.roots
         else:
             who = self.identity.client_id
-            if hasattr(self.credential, "key_id"):
-                who += " " + self.credential.key_id()
+            key_id = getattr(self.credential, "key_id", None)
+            if key_id is not None:
+                who += key_id()
             context = TLSContext(
                 self.roots if attempt is None else attempt.roots,
                 profile=self.profile,

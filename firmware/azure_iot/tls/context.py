@@ -58,7 +58,7 @@ def load_root(der: bytes) -> None:
 
 def default_profile() -> TLSProfile:
     """Return a profile of this firmware's own build; keep it, it remembers hosts."""
-    return TLSProfile(build=build_of(tlsopt))
+    return TLSProfile(build=build_of(tlsopt), memory=True)
 
 
 class TLSContext:
@@ -122,7 +122,12 @@ class TLSContext:
         self.retry = self.established = False
         self._fails = tlsopt.failed_allocs() if tlsopt is not None else 0
         try:
-            if again and self.profile.memory is None:
+            if self.profile.memory is not None:
+                with Transient():
+                    from .room import check
+
+                    check(self.profile)
+            if again:
                 if self.sessions is not None:
                     tlsopt.offer(self.context, self.sessions.get(self.bound))
             else:

@@ -66,8 +66,7 @@ def prepare(self: "TLSContext") -> None:
         about = "%s %s %d" % (self.profile.name, mode, plan.mfl)
         who = self.credential_id
         if own is not None:
-            cert = own.cert.encode() if isinstance(own.cert, str) else own.cert
-            who = "%s %r" % (who, sha256(cert).digest())
+            who += " %r" % sha256(own.cert).digest()
         self.bound = binding(self.host, self.port, self.bundle, who, about)
         tlsopt.offer(made, self.sessions.get(self.bound))
 

@@ -1,7 +1,8 @@
 """Chooses what a TLS connection asks for, says what it will cost and why, or refuses beforehand.
 
 Responsible for: max_fragment_length (MFL, RFC 6066 section 4), cipher suites, expected buffers and
-heap. Not for: what is known and remembered (profile.py), making contexts (handshake.py).
+heap. Not for: what is known and remembered (profile.py), whether there is room (room.py), making
+contexts (handshake.py).
 
 Facts behind the rules (mbedTLS 3.6): MFL saves no memory by itself; it makes small buffers safe
 and lets variable buffers shrink after the handshake. The client never notices that a server
@@ -11,7 +12,7 @@ client's own Certificate message is sent whole whatever the MFL.
 
 from micropython import const
 
-from ..errors import ConnectionFailedError, ProtocolError
+from ..errors import ProtocolError
 from .profile import Plan
 
 TYPE_CHECKING = const(False)
@@ -39,7 +40,7 @@ def decide(profile: "TLSProfile", name: str, own: int, roots: int, mode: str) ->
     """Return the plan for host `name`; `own`: bytes of the device's Certificate message, `roots`:
     how many get loaded, `mode`: as in TLSProfile.
 
-    Raises ProtocolError or ConnectionFailedError ("memory") for what cannot work.
+    Raises ProtocolError for what cannot work.
     """
     host = profile.host(name)
     plan = Plan()
@@ -50,15 +51,6 @@ def decide(profile: "TLSProfile", name: str, own: int, roots: int, mode: str) ->
     _buffers(plan, profile, host)
     _suites(plan, profile, host, mode)
     _cost(plan, build, own, 0 if build.ca_callback else roots)
-    if profile.memory is not None:
-        free, block = profile.memory()
-        if free < plan.peak or 0 < block < plan.block:
-            raise ConnectionFailedError(
-                "TLS needs %d bytes of heap (one block of %d), %d are free (largest block %s): "
-                "free memory, or build with smaller CONFIG_MBEDTLS_SSL_IN_CONTENT_LEN"
-                % (plan.peak, plan.block, free, block or "unknown"),
-                "memory",
-            )
     return plan
 
 
@@ -123,7 +115,7 @@ def _choose(why: "object", profile: "TLSProfile", host: "Host", own: int) -> int
         why("smaller fragments save nothing with fixed buffers")
         return sizes[-1]
     if host.settled:
-        why("the smallest that the server agreed to")
+        why("the smallest agreed to")
         return ([n for n in sizes if n >= host.acknowledged] or sizes[-1:])[0]
     why("the smallest that buffers and certificates allow")
     return sizes[0]
@@ -186,7 +178,6 @@ def _suites(plan: Plan, profile: "TLSProfile", host: "Host", mode: str) -> None:
 
 def _cost(plan: Plan, build: "Build", own: int, roots: int) -> None:
     buffers = build.in_len + build.out_len + _OVERHEAD
-    plan.block = max(build.in_len, build.out_len) + _OVERHEAD // 2 + 16
     kept = roots * _ROOT + (_CLIENT_CERT + own if own else 0)
     plan.peak = buffers + (_PEAK_BIGNUM if build.bignum else _PEAK) + kept
     if build.variable_buffer:

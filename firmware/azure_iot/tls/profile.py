@@ -12,10 +12,6 @@ from micropython import const
 
 from ..transient import Transient
 
-TYPE_CHECKING = const(False)
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 _HOSTS = const(4)
 
 
@@ -81,7 +77,6 @@ class Plan:
     out_limit = 0
     peak = 0  # bytes of heap in the handshake
     connected = 0
-    block = 0  # largest single block
     range_bytes = 0  # https: ask for ranges of this size; 0 = whole answers are fine
 
     def __init__(self) -> None:
@@ -106,7 +101,8 @@ class TLSProfile:
     `mode`: "hub" (RSA and ECDSA chains), "ecc" (ECDSA only) or "dps" (RSA only, until the server
     refuses that).
     `mfl`: a fixed fragment length instead of the chosen one. `memory()` returns
-    (free bytes, largest free block or 0) of the heap TLS lives on.
+    (free bytes, largest free block or 0) of the heap TLS lives on, True asks the platform, None
+    leaves it to the allocations; room.py looks before a byte is sent.
     """
 
     def __init__(
@@ -115,7 +111,7 @@ class TLSProfile:
         build: Build | None = None,
         mode: str = "hub",
         mfl: int | None = None,
-        memory: "Callable[[], tuple[int, int]] | None" = None,
+        memory: "object | None" = None,
         largest_record: int = 0,
     ) -> None:
         if name not in ("default", "tiny", "stock") or mode not in ("hub", "ecc", "dps"):
@@ -171,7 +167,7 @@ class TLSProfile:
 
         `client_certificate`: bytes of the device's Certificate message, 0 without; `roots`: how
         many roots get loaded (none with the certificate callback).
-        Raises ProtocolError or ConnectionFailedError ("memory") for what cannot work.
+        Raises ProtocolError for what cannot work.
         """
         with Transient():
             from .planner import decide

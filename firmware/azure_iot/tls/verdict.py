@@ -92,7 +92,6 @@ _ALERTS = (
 )
 _KINDS = (TrustError, ClockError, CredentialError, ProtocolError, ConnectionFailedError)  # TCKPN
 _FULL_RECORD = const(16384)
-_ILLEGAL_PARAMETER = const(47)
 _ASN1_ALLOC_FAILED = const(0x6A)
 _MPI_ALLOC_FAILED = const(0x10)
 
@@ -220,7 +219,7 @@ def _facts(context: "TLSContext", name: str, seen: "object") -> str:
         return "; the stored roots could not be read: %s" % context.callback_error
     early = not chain if seen is None else not seen.message
     if early and name in ("CIPHER", "ALERT", "CLOSED", "RESET", "HANDSHAKE"):
-        _offer(context, name, seen and seen.alert)
+        _offer(context, name)
     if name == "UNTRUSTED" and chain:
         issuer = chain[0][3]
         if not context.profile.build.ca_callback and context.named is None:
@@ -238,18 +237,14 @@ def _facts(context: "TLSContext", name: str, seen: "object") -> str:
     return ""
 
 
-def _offer(context: "TLSContext", name: str, alert: "int | None") -> None:
+def _offer(context: "TLSContext", name: str) -> None:
     """Make another offer from now on to a server that did not answer the ClientHello."""
-    profile = context.profile
-    host = profile.host(context.host)
-    before = profile.changes
-    if alert == _ILLEGAL_PARAMETER:  # it knows fragment lengths, not this one
-        profile.learn(context.host, acknowledged=False)
-    elif name != "HANDSHAKE" and not host.wide:
+    host = context.profile.host(context.host)
+    if not host.wide:
         host.wide = True  # every suite
-        profile.changes += 1
-    # A close or a reset may have been the network.
-    context.retry = profile.changes != before and name not in ("CLOSED", "RESET")
+        host.settled = bool(host.acknowledged)  # no length that it never agreed to
+        context.profile.changes += 1
+        context.retry = name not in ("CLOSED", "RESET")  # those may have been the network
 
 
 def _too_large(context: "TLSContext", size: int) -> str:
@@ -258,12 +253,8 @@ def _too_large(context: "TLSContext", size: int) -> str:
     if context.established:
         # The server sends records larger than this connection can read.
         profile.learn(context.host, record=_FULL_RECORD)
-        if profile.host(context.host).acknowledged is False:
-            return (
-                "; the server ignores the fragment length: build with "
-                "CONFIG_MBEDTLS_SSL_IN_CONTENT_LEN=16384"
-            )
-    elif size > limit:
+        return "; build with CONFIG_MBEDTLS_SSL_IN_CONTENT_LEN=16384"
+    if size > limit:
         profile.learn(context.host, certificate=size)
         return "; a message of %d bytes, CONFIG_MBEDTLS_SSL_IN_CONTENT_LEN is %d" % (size, limit)
     return ""

@@ -68,6 +68,7 @@ TABLE = (
     _row(_P, "", _P),
     _row("clock", "time", _P),
     _row("transport", "asyncio socket select time errno tlsopt", _P),
+    _row("tls.room", "gc esp32 tlsopt", _P),
     _row("tls.context tls.handshake tls.verdict", "tls tlsopt time", _P + " tls.*"),
     _row("https", "asyncio time", _P + " transport tls.context clock"),
     _row("mqtt.client mqtt.connection mqtt.stream", "asyncio os time gc", _P + " clock transport mqtt.*"),
@@ -98,8 +99,8 @@ LAZY = "__init__"
 
 # Host side: modules of the device package that CPython code may import.
 HOST_PACKAGE = PURE
-# Tests may also run the trust store in-process: it needs no more than os.
-HOST_TESTS = (*PURE, "trust.*")
+# Tests may also run these in-process: they need no more than os and gc.
+HOST_TESTS = (*PURE, "trust.*", "tls.room")
 # A codec that both sides share hides the bug that both sides share.
 EMULATOR_NEVER = ("mqtt", "mqtt.*", "sas")
 # Programs in these folders run on MicroPython, wherever they lie; so does what is called
