@@ -20,6 +20,7 @@ from support.tls_chains import credential, device_authority, root, served
 from support.tls_device import connect
 from support.tls_ignoring import serving
 from support.tls_peer import Relay, Scripted, Server, alert_at
+from support.tls_violating import Violating
 from taproot import interpreters
 
 RAW = """
@@ -100,6 +101,20 @@ def test_trap_2_a_server_that_ignores_the_fragment_length(tmp_path, has) -> None
         found = connect("unix64", port, served("good").roots, read=reply, write=1, times=2)
         assert [one["verdict"] for one in found["all"]] == ["OK", "OK"], found["all"]
         assert [one["mfl"] for one in found["all"]] == [4096, 0]
+
+
+def test_trap_2_a_server_that_agrees_to_the_length_and_breaks_it() -> None:
+    with Violating(served("good").leaf, reply=9000) as server, Relay(server.port) as relay:
+        roots = served("good").roots
+        found = connect("unix32", relay.port, roots, times=3, write=1, read=9000)
+        first, second, third = found["all"]
+        assert first["acknowledged"] == 4096
+        assert first["verdict"] == "RECORD_SIZE" and "IN_CONTENT_LEN=16384" in first["text"]
+        for one in (second, third):
+            assert one["verdict"] == "RECORD_SIZE" and "IN_CONTENT_LEN=16384" in one["text"], one
+        assert [len(wire.up) > 0 for wire in relay.wires] == [True, False, False], "refused before"
+        found = connect("unix64", relay.port, roots, write=1, read=9000)
+        assert found["verdict"] == "OK", "an input buffer that holds whole records"
 
 
 def test_a_server_that_refuses_a_shorter_length_gets_the_one_it_agreed_to() -> None:
