@@ -249,6 +249,12 @@ def test_only_strong_suites_and_versions_are_on_the_wire(build) -> None:
         assert order[0] in (0xC02B, 0xC02F), "the cheapest first"
 
 
+def test_the_profile_of_stock_firmware_works_on_a_build_that_has_more() -> None:
+    with Server(served("good").leaf) as server:
+        found = connect("unix64", server.port, served("good").roots, profile="stock")
+    assert found["verdict"] == "OK" and found["mfl"] == 0, found
+
+
 @pytest.mark.parametrize("suite", ["ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-ECDSA-AES256-SHA384"])
 def test_a_server_without_aes_128_is_offered_all_eight_at_once(suite) -> None:
     """One attempt, two ClientHellos; what the host wants is remembered for the next one."""

@@ -44,7 +44,7 @@ def prepare(self: "TLSContext") -> None:
     plan.ciphers = []  # served its purpose
     if tlsopt is not None:
         tlsopt.configure(made, mfl=plan.mfl, tickets=self.sessions is not None)
-    else:
+    if not self.profile.build.module:
         # Whether stock firmware has TLS 1.3 shows in the names it knows.
         known = made.get_ciphers()
         ciphers = [name for name in ciphers if name in known]
