@@ -106,7 +106,7 @@ def _choose(why: "object", profile: "TLSProfile", host: "Host", own: int) -> int
         why("no fragment length fits the device's certificates")
         return 0
     if host.acknowledged is False:
-        why("the server ignores or breaks the fragment length")
+        why("the server ignores the fragment length")
         return 0 if _works_without(build) else sizes[-1]
     if host.acknowledged is None and profile.name != "tiny":
         why("the server is unknown, so the largest fragment length")
@@ -115,9 +115,8 @@ def _choose(why: "object", profile: "TLSProfile", host: "Host", own: int) -> int
         why("smaller fragments save nothing with fixed buffers")
         return sizes[-1]
     if host.settled:
-        why("the smallest agreed to")
-        return ([n for n in sizes if n >= host.acknowledged] or sizes[-1:])[0]
-    why("the smallest that buffers and certificates allow")
+        sizes = [n for n in sizes if n >= host.acknowledged] or sizes[-1:]
+    why("the smallest that buffers, certificates and server allow")
     return sizes[0]
 
 

@@ -217,9 +217,8 @@ def _facts(context: "TLSContext", name: str, seen: "object") -> str:
         return " (it answered with HTTP)"
     if name == "INTERNAL" and context.callback_error is not None:
         return "; the stored roots could not be read: %s" % context.callback_error
-    early = not chain if seen is None else not seen.message
-    if early and name in ("CIPHER", "ALERT", "CLOSED", "RESET", "HANDSHAKE"):
-        _offer(context, name)
+    if name in ("CIPHER", "ALERT", "CLOSED", "RESET", "HANDSHAKE"):
+        _offer(context, name, seen)
     if name == "UNTRUSTED" and chain:
         issuer = chain[0][3]
         if not context.profile.build.ca_callback and context.named is None:
@@ -237,13 +236,18 @@ def _facts(context: "TLSContext", name: str, seen: "object") -> str:
     return ""
 
 
-def _offer(context: "TLSContext", name: str) -> None:
+def _offer(context: "TLSContext", name: str, seen: "object") -> None:
     """Make another offer from now on to a server that did not answer the ClientHello."""
-    host = context.profile.host(context.host)
-    if not host.wide:
+    profile = context.profile
+    host = profile.host(context.host)
+    if seen is None:  # only what DPS is offered can be widened there
+        late = context.presented or (context.mode or profile.mode) != "dps"
+    else:
+        late = seen.message
+    if not late and not host.wide:
         host.wide = True  # every suite
         host.settled = bool(host.acknowledged)  # no length that it never agreed to
-        context.profile.changes += 1
+        profile.changes += 1
         context.retry = name not in ("CLOSED", "RESET")  # those may have been the network
 
 
