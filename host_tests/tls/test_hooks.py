@@ -78,11 +78,12 @@ def test_a_lost_hook_is_told(tmp_path, not_checked, without, verdict, hooked) ->
     (tmp_path / "program.py").write_text(PROGRAM)
     roots = device_authority().pem
     with Server(served("good").leaf, client="required", client_roots=roots) as server:
-        for held, expected in (("good", verdict), ("other", "UNTRUSTED" if hooked else verdict)):
+        # Which comes first without `set_bio`, the chain or the question for the hook, is chance.
+        for held, expected in (("good", {verdict}), ("other", {"UNTRUSTED", verdict} - {"OK"})):
             line = [program, "program.py", str(server.port), held]
             done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, check=False)
             assert done.returncode == 0, done.stderr
             found, text, told = json.loads(done.stdout)
-            assert (found, told) == (expected, hooked), text
+            assert found in expected and told == hooked, text
             assert found != "RuntimeError" or text == "tlsopt is not hooked"
         assert all(seen["client"] for seen in server.seen)
