@@ -4,3 +4,4 @@ metadata(description="Azure IoT Hub client that survives every change of root ce
 
 # opt=3: no line numbers and no asserts in the frozen code, which saves flash.
 package("azure_iot", opt=3)
+module("frozen_names.py", opt=3)

@@ -17,7 +17,6 @@ from . import hub, log
 from .clock import default
 from .errors import AzureIoTError
 from .forever import forever
-from .guard import Guard
 from .link import HubLink
 from .mqtt.client import MQTTClient
 from .timekeeper import TimeKeeper
@@ -75,6 +74,7 @@ class HubConnection:
         self._events = hub.events_topic(self._base)
         self._options = (twin_timeout_s * 1000, inbox_size, max_inbound)
         self.keeper = TimeKeeper(self.clock, sync=sync_time, trust=trust, port=https_port)
+        self._reprovision = reprovision
         self._link = HubLink(
             identity,
             credential,
@@ -84,13 +84,7 @@ class HubConnection:
             roots=roots,
             profile=profile,
             deadlines=deadlines,
-            guard=Guard(
-                self.clock,
-                self.keeper,
-                randbelow,
-                reprovision=reprovision,
-                trust=trust is not None,
-            ),
+            guard=self._new_guard,
             **link,
         )
         options = dict(mqtt or {})
@@ -113,7 +107,7 @@ class HubConnection:
         self._mqtt.on_connect_failed = self._on_connect_failed
         self._filters = []
         self._subscribed = []
-        self._lock = asyncio.Lock()
+        self._subscribing = False
         self._twin = None
         self._methods = None
         self._c2d = None
@@ -176,6 +170,7 @@ class HubConnection:
                 return
             await self.disconnect(0)  # left over from an asyncio.run that has ended
         self._loop = loop
+        self._subscribing = False  # who subscribed then may be gone with its run
         await self._mqtt.start()
         self._tasks.append(asyncio.create_task(forever(self._renew)))
         self._start_trust()
@@ -298,6 +293,17 @@ class HubConnection:
 
     # Parts that are loaded when they are used
 
+    def _new_guard(self) -> object:
+        from .guard import Guard
+
+        return Guard(
+            self.clock,
+            self.keeper,
+            randbelow,
+            reprovision=self._reprovision,
+            trust=self.trust is not None,
+        )
+
     def _use_twin(self) -> object:
         if self._twin is None:
             from .twin import Twin
@@ -343,11 +349,16 @@ class HubConnection:
         Only messages that must not be lost come at QoS 1, so their PUBACKs may wait for the
         application and still keep their order (MQTT-4.6.0-2).
         """
-        async with self._lock:
+        while self._subscribing:  # no Lock: its module would be loaded for this alone
+            await asyncio.sleep_ms(20)
+        self._subscribing = True
+        try:
             for name in self._filters:
                 if name not in self._subscribed:
                     await self._mqtt.subscribe(name, 0 if name.startswith("$") else 1)
                     self._subscribed.append(name)
+        finally:
+            self._subscribing = False
 
     # Inbound
 

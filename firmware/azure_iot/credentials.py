@@ -12,7 +12,7 @@ import binascii
 from micropython import const
 
 from .errors import CredentialError
-from .sas import hmac_sha256, token
+from .transient import Transient
 
 _MIN_KEY = const(16)
 _MAX_KEY = const(64)
@@ -29,7 +29,10 @@ class SymmetricKey:
 
     def sign(self, message: bytes) -> bytes:
         """Sign `message`."""
-        return hmac_sha256(self._key, message)
+        with Transient():
+            from .sas import hmac_sha256
+
+            return hmac_sha256(self._key, message)
 
     def key_id(self) -> str:
         """Tell this key from others without showing anything of it."""
@@ -37,7 +40,10 @@ class SymmetricKey:
 
     async def token(self, resource: str, expiry: int, policy: str = "") -> str:
         """Make a token valid until `expiry`."""
-        return token(resource, expiry, self.sign, policy)
+        with Transient():
+            from .sas import token
+
+            return token(resource, expiry, self.sign, policy)
 
     def __repr__(self) -> str:
         return "<SymmetricKey of %d bytes>" % len(self._key)

@@ -2,6 +2,7 @@
 
 Responsible for: classifying failures, asking the ladder, carrying its action out before the next
 attempt. Not for: the ladder's rules (ladder.py), time (timekeeper.py), DPS (provisioning.py).
+Loaded at the first failure and forgotten, counts and all, when the hub has accepted this device.
 """
 
 from micropython import const
@@ -66,11 +67,6 @@ class Guard:
         self._started = clock.ticks_add(self._started, gone * 1000)
         self._elapsed_s += gone
         return self._elapsed_s
-
-    def connected(self) -> None:
-        """Note that the hub accepted this device."""
-        self._action = 0
-        self.ladder.connected()
 
     def failed(self, error: Exception, uses_token: bool) -> bool:
         """Note a failed attempt; True when something else than waiting may help the next one."""

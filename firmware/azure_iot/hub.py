@@ -23,37 +23,41 @@ DESIRED = 5
 METHODS_FILTER = "$iothub/methods/POST/#"
 TWIN_RESULT_FILTER = "$iothub/twin/res/#"
 DESIRED_FILTER = "$iothub/twin/PATCH/properties/desired/#"
-_METHOD = "$iothub/methods/POST/"
-_TWIN_RESULT = "$iothub/twin/res/"
-_DESIRED = "$iothub/twin/PATCH/properties/desired/"
+_METHOD = const("$iothub/methods/POST/")
+_TWIN_RESULT = const("$iothub/twin/res/")
+_DESIRED = const("$iothub/twin/PATCH/properties/desired/")
 
 # Limits of the hub (quotas page); a body over them is refused before it is sent.
 MAX_D2C = const(262144)
 MAX_REPORTED = const(32768)
 MAX_METHOD = const(131072)
 
-_SUFFIXES = (
-    ("azure-devices.net", "public", "global.azure-devices-provisioning.net"),
-    ("azure-devices.us", "us-government", "global.azure-devices-provisioning.us"),
-    ("azure-devices.cn", "china", "global.azure-devices-provisioning.cn"),
-    ("azure-devices-provisioning.net", "public", "global.azure-devices-provisioning.net"),
-    ("azure-devices-provisioning.us", "us-government", "global.azure-devices-provisioning.us"),
-    ("azure-devices-provisioning.cn", "china", "global.azure-devices-provisioning.cn"),
+_SUFFIXES = const(
+    (
+        ("azure-devices.net", "public", "global.azure-devices-provisioning.net"),
+        ("azure-devices.us", "us-government", "global.azure-devices-provisioning.us"),
+        ("azure-devices.cn", "china", "global.azure-devices-provisioning.cn"),
+        ("azure-devices-provisioning.net", "public", "global.azure-devices-provisioning.net"),
+        ("azure-devices-provisioning.us", "us-government", "global.azure-devices-provisioning.us"),
+        ("azure-devices-provisioning.cn", "china", "global.azure-devices-provisioning.cn"),
+    )
 )
 # Attribute of Message -> key of the system property.
-_SYSTEM = (
-    ("message_id", "$.mid"),
-    ("correlation_id", "$.cid"),
-    ("user_id", "$.uid"),
-    ("content_type", "$.ct"),
-    ("content_encoding", "$.ce"),
-    ("expiry_time_utc", "$.exp"),
-    ("creation_time_utc", "$.ctime"),
-    ("output_name", "$.on"),
-    ("component_name", "$.sub"),
-    ("interface_id", "$.ifid"),
-    ("to", "$.to"),
-    ("ack", "iothub-ack"),
+_SYSTEM = const(
+    (
+        ("message_id", "$.mid"),
+        ("correlation_id", "$.cid"),
+        ("user_id", "$.uid"),
+        ("content_type", "$.ct"),
+        ("content_encoding", "$.ce"),
+        ("expiry_time_utc", "$.exp"),
+        ("creation_time_utc", "$.ctime"),
+        ("output_name", "$.on"),
+        ("component_name", "$.sub"),
+        ("interface_id", "$.ifid"),
+        ("to", "$.to"),
+        ("ack", "iothub-ack"),
+    )
 )
 
 

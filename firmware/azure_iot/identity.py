@@ -11,8 +11,8 @@ from .bag import quote
 from .errors import CredentialError
 
 _MAX_ID = const(128)
-_ID_EXTRAS = "-.%_*?!(),:=@$'"
-_SCOPES = ("0ne", "0cn")
+_ID_EXTRAS = const("-.%_*?!(),:=@$'")
+_SCOPES = const(("0ne", "0cn"))
 
 
 class Identity:

@@ -48,14 +48,6 @@ class Ladder:
         self._pause_s = 0
         self._not_before = None
 
-    def connected(self) -> None:
-        """Forget everything: the hub accepted this device."""
-        self._unavailable = 0
-        self._since = None
-        self._pause_s = 0
-        self._not_before = None
-        self.repairs = 0
-
     def failed(self, kind: int, now_s: int, *, clock_proven: bool) -> int:
         """Say what to do after a failure of `kind`: RETRY, REPAIR or REPROVISION.
 

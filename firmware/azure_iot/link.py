@@ -13,7 +13,7 @@ from hashlib import sha256
 
 from micropython import const
 
-from . import hub, log, sas
+from . import hub, log
 from .errors import (
     ClockError,
     ConnectionFailedError,
@@ -22,7 +22,7 @@ from .errors import (
 )
 from .tls.context import TLSContext, default_profile
 from .tls.sessions import Sessions
-from .transient import Transient
+from .transient import Transient, forget
 from .transport import open_tls
 
 try:
@@ -89,7 +89,8 @@ class HubLink:
         self.product_info = product_info
         self.model_id = model_id
         self.sas_life_s = sas_life_s
-        self.guard = guard
+        self._make_guard = guard
+        self._guard = None  # there is one from the first failure to the next success
         self._reserve = None
         self._context = None  # of the last connection, for the next one to the same place
         self.attempt = None
@@ -113,8 +114,11 @@ class HubLink:
         """Open one verified connection; report a failure to the trust manager and raise it."""
         while self.held:
             await asyncio.sleep_ms(_HOLD_MS)
-        if self.guard is not None and (self.attempt is not None or self.roots):
-            await self.guard.before(self)
+        guard = self._guard
+        if guard is None and self.trust is not None and self.trust.time_repair_wanted:
+            guard = self._use_guard()  # a connection to somebody else made the clock suspect
+        if guard is not None and (self.attempt is not None or self.roots):
+            await guard.before(self)
         self._check_clock()
         host = self.identity.gateway
         self.attempt = None
@@ -252,8 +256,9 @@ class HubLink:
     def accepted(self) -> bool:
         """Note CONNACK 0; True when it confirmed a bundle on trial."""
         self.short = 0
-        if self.guard is not None:
-            self.guard.connected()
+        if self._guard is not None:
+            self._guard = None
+            forget("azure_iot.guard", "azure_iot.ladder")
         return self.attempt is not None and self.trust.mqtt_accepted(self.attempt)
 
     def failed(self, error: Exception) -> None:
@@ -267,9 +272,16 @@ class HubLink:
         short = isinstance(getattr(error, "cause", None), MemoryError)
         if short or getattr(error, "reason", "") == "memory":
             self.short += 1
+            return False  # says nothing about the hub
         if isinstance(error, CredentialError):
             self._kept = ""
-        return self.guard is not None and self.guard.failed(error, self.uses_token)
+        guard = self._use_guard()
+        return guard is not None and guard.failed(error, self.uses_token)
+
+    def _use_guard(self) -> "object | None":
+        if self._guard is None and self._make_guard is not None:
+            self._guard = self._make_guard()
+        return self._guard
 
     # Credentials
 
@@ -290,19 +302,26 @@ class HubLink:
         now = self.clock.unix_time()
         life = self.sas_life_s
         if not self.issued:
-            life = sas.first_life(life, self._random32())
+            with Transient():
+                from .sas import first_life
+
+                life = first_life(life, self._random32())
         token = self._kept = await self._token(now + life)
         self.issued = now
         self._issued_ticks = self.clock.ticks_ms()
-        life = max(sas.token_expiry(token) - now, 0)
+        with Transient():
+            from .sas import renewal_delay, token_expiry
+
+            life = max(token_expiry(token) - now, 0)
+            # The clock counts whole seconds, so the token may be up to one second older.
+            delay = renewal_delay(max(life * 1000 - 1000, 100), self._random32())
         if getattr(self.credential, "expiry", 0):
             # A fixed token cannot be renewed: it serves until its end.
             self.renew_ms = 0
             if not life:
                 raise CredentialError("the fixed token has expired: install a new one")
         else:
-            # The clock counts whole seconds, so the token may be up to one second older.
-            self.renew_ms = sas.renewal_delay(max(life * 1000 - 1000, 100), self._random32())
+            self.renew_ms = delay
             self.token_made.set()
         return name, token
 

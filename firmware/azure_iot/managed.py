@@ -6,7 +6,6 @@ reported sections, closing the connection where memory is short. Not for: judgin
 """
 
 import asyncio
-import gc
 import json
 from hashlib import sha256
 
@@ -19,12 +18,12 @@ from .transient import Transient, forget
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
-    from .link import HubLink
-    from .mqtt.client import MQTTClient
+    from .quiet import Quiet
     from .twin import DesiredChange
 
-
-_UPDATING = ["azure_iot." + name for name in ("updater", "https", "trust.files", "trust.sources")]
+_UPDATING = const((
+    "azure_iot.updater", "azure_iot.https", "azure_iot.trust.files", "azure_iot.trust.sources",
+))  # fmt: skip
 
 
 class ManagedConnection(HubConnection):
@@ -114,6 +113,8 @@ class ManagedConnection(HubConnection):
 
     def quiet(self) -> "Quiet":
         """Close the connection and keep it closed: `async with client.quiet(): …`."""
+        from .quiet import Quiet
+
         return Quiet(self._link, self._mqtt)
 
     async def answer_method(self, rid: str, status: int, body: dict) -> None:
@@ -152,8 +153,8 @@ class ManagedConnection(HubConnection):
         with Transient():
             from .report import sections
 
-            body = sections(self.trust, self._link.facts, self.clock)
-        digest = sha256(json.dumps(body).encode()).digest()
+            body = json.dumps(sections(self.trust, self._link.facts, self.clock)).encode()
+        digest = sha256(body).digest()
         if digest != self._reported:
             await self._use_twin().patch(body)
             self._reported = digest
@@ -166,28 +167,3 @@ class ManagedConnection(HubConnection):
             self._reconnect_soon("the root of this connection is distrusted")
         else:
             self._report_soon()
-
-
-class Quiet:
-    """The time in which the hub's connection is closed, so that its memory serves something else."""
-
-    def __init__(self, link: "HubLink", mqtt: "MQTTClient") -> None:
-        self._link = link
-        self._mqtt = mqtt
-
-    async def __aenter__(self) -> "Quiet":
-        log.info("no connection to the hub for a while: its memory is needed")
-        self._link.held += 1
-        try:
-            await self._mqtt.reconnect()
-            while self._mqtt.connected.is_set():
-                await asyncio.sleep_ms(20)
-            self._link.hold()
-            gc.collect()
-        except BaseException:  # then nobody calls __aexit__
-            self._link.held -= 1
-            raise
-        return self
-
-    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
-        self._link.held -= 1

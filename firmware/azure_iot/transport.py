@@ -17,6 +17,7 @@ bytes may wait inside it, and polling the TLS object itself costs 1 ms per look 
 
 import asyncio
 import socket
+import time
 
 from micropython import const
 
@@ -148,9 +149,15 @@ class Transport:
                 raise self.explain(error)
 
     async def write(self, buffer: "bytes | memoryview") -> None:
-        """Write all of `buffer`. If cancelled in the middle, close: the stream is cut."""
+        """Write all of `buffer`: some of it within `write_ms`, and every 16 KB.
+
+        If cancelled in the middle, close: the stream is cut.
+        """
         view = memoryview(buffer)
         done = 0
+        patience = self.deadlines.write_ms
+        limit = patience * (1 + (len(view) >> 14))
+        start = time.ticks_ms()
         while done < len(view):
             try:
                 n = self.write_some(view[done:] if done else view)
@@ -158,10 +165,12 @@ class Transport:
                     done += n
                     continue
                 # After WANT_WRITE the TLS layer wants the same bytes again: they stay put.
-                await _wait(_writable, self.raw, self.deadlines.write_ms)
+                took = time.ticks_diff(time.ticks_ms(), start)
+                await _wait(_writable, self.raw, max(min(patience, limit - took), 0))
             except asyncio.TimeoutError:
+                took = time.ticks_diff(time.ticks_ms(), start)
                 raise ConnectionDroppedError(
-                    "the peer took no byte for %d ms" % self.deadlines.write_ms
+                    "the peer took %d of %d bytes in %d ms" % (done, len(view), took)
                 )
             except (OSError, ValueError) as error:
                 raise self.explain(error)
@@ -216,9 +225,8 @@ def resolve(host: str, port: int) -> "tuple":
         return kept
 
 
-async def _connect(host: str, port: int, deadlines: "object") -> "tuple":
-    """Return (socket, address) of a TCP connection; the socket is non-blocking, without Nagle."""
-    address = resolve(host, port)
+async def _connect(host: str, address: tuple, deadlines: "object") -> "object":
+    """Return the socket of a TCP connection to `host`: non-blocking, without Nagle."""
     raw = socket.socket(address[0], socket.SOCK_STREAM)
     try:
         raw.setblocking(False)
@@ -229,7 +237,7 @@ async def _connect(host: str, port: int, deadlines: "object") -> "tuple":
             if error.errno not in (11, 36, 115, 119):  # EAGAIN, EINPROGRESS by port
                 raise
         await _wait(_writable, raw, deadlines.tcp_ms)
-        return raw, address
+        return raw
     except asyncio.TimeoutError:
         raw.close()
         raise ConnectionFailedError(
@@ -244,7 +252,7 @@ async def _connect(host: str, port: int, deadlines: "object") -> "tuple":
 
 
 def _keep(host: str, port: int, address: "tuple") -> None:
-    if len(_addresses) >= _KEPT_ADDRESSES:
+    if len(_addresses) >= _KEPT_ADDRESSES and (host, port) not in _addresses:
         _addresses.clear()
     _addresses[(host, port)] = address
 
@@ -259,16 +267,21 @@ async def open_tls(
     """
     deadlines = deadlines or Deadlines()
     context.port = port
+    address = resolve(host, port)
     try:
-        return await _open_once(host, port, context, deadlines)
+        transport = await _open_once(host, address, context, deadlines)
     except AzureIoTError:
         if not getattr(context, "retry", False):
             raise
-    return await _open_once(host, port, context, deadlines)
+        transport = await _open_once(host, address, context, deadlines)
+    _keep(host, port, address)
+    return transport
 
 
-async def _open_once(host: str, port: int, context: "object", deadlines: "object") -> Transport:
-    raw, address = await _connect(host, port, deadlines)
+async def _open_once(
+    host: str, address: tuple, context: "object", deadlines: "object"
+) -> Transport:
+    raw = await _connect(host, address, deadlines)
     transport = None
     try:
         try:
@@ -288,14 +301,14 @@ async def _open_once(host: str, port: int, context: "object", deadlines: "object
             transport.abort()
         raw.close()
         raise
-    _keep(host, port, address)
     return transport
 
 
 async def open_tcp(host: str, port: int, *, deadlines: "object | None" = None) -> Transport:
     """Return a plain TCP connection: for packages that carry their own signature, only."""
     deadlines = deadlines or Deadlines()
-    raw, address = await _connect(host, port, deadlines)
+    address = resolve(host, port)
+    raw = await _connect(host, address, deadlines)
     transport = Transport(raw, raw, None, deadlines)
     transport._open = True
     _keep(host, port, address)

@@ -58,9 +58,14 @@ class Twin:
             raise ProtocolError("the hub sent a twin that is no JSON object", "twin")
         return twin
 
-    async def patch(self, properties: dict) -> "int | None":
-        """Send reported properties; return their new `$version`. None deletes a member."""
-        body = json.dumps(properties).encode()
+    async def patch(self, properties: "dict | bytes") -> "int | None":
+        """Send reported properties, or their JSON; return their new `$version`.
+
+        None deletes a member.
+        """
+        body = properties
+        if not isinstance(body, bytes):
+            body = json.dumps(properties).encode()
         if len(body) > hub.MAX_REPORTED:
             raise ServiceError(
                 "reported properties of %d bytes, the hub takes %d"

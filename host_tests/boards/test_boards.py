@@ -115,3 +115,13 @@ def test_small_chips_ask_for_the_input_buffer_that_the_documentation_counts_with
     for board in BOARDS:
         used = "sdkconfig.small" in (ROOT / "boards" / board / "mpconfigboard.cmake").read_text()
         assert used == (board != "AZURE_IOT_ESP32_S3")
+
+
+def test_the_decision_on_linker_hooks_names_what_the_builds_wrap() -> None:
+    adr = (ROOT / "firmware" / "docs" / "adr" / "0040-tls-by-linker-hooks.md").read_text("utf-8")
+    decision = adr.split("wraps four functions", 1)[1].split("\n- ", 1)[0]
+    named = set(re.findall(r"`(mbedtls_ssl_\w+)`", decision)) - {"mbedtls_ssl_setup"}
+    assert len(named) == 4
+    for makefile in ("micropython.mk", "micropython.cmake"):
+        text = (ROOT / "boards" / "usermod" / "tlsopt" / makefile).read_text("utf-8")
+        assert set(re.findall(r"--wrap=(mbedtls_\w+)", text)) == named, makefile

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from support import wire
 from taproot.console import PeerFailed, UsageFailed
 from taproot.emulator import EmulatorConfig, config, running
-from taproot.emulator.cli import command
+from taproot.emulator.cli import _write_root, command
 from taproot.emulator.client import ControlClient, write_control_file
 from taproot.pki import Authority
 
@@ -355,6 +355,15 @@ def test_no_emulator_and_a_dead_one(tmp_path):
     assert code == 3 and "does not answer" in output
     with pytest.raises(PeerFailed):
         ControlClient("http://127.0.0.1:9", "x").status()
+
+
+def test_the_root_is_written_in_the_form_that_its_name_asks_for(hub, tmp_path):
+    pem = hub.root_pem
+    for name in ("root.der", "ROOT.DER", "root.pem"):
+        _write_root(tmp_path / name, pem)
+    assert (tmp_path / "root.pem").read_text() == pem
+    for name in ("root.der", "ROOT.DER"):
+        assert (tmp_path / name).read_bytes() == ssl.PEM_cert_to_DER_cert(pem)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

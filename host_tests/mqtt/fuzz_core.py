@@ -2,16 +2,23 @@
 
     micropython fuzz_core.py CORPUS.json COUNT SEED
 
-Only ProtocolError may come out, the buffers may not grow, and most streams must get past CONNACK
-and two packets further, or the fuzzer tests nothing. Prints one line of counts.
+Only ProtocolError may come out, the memory is bounded, and most streams must get past CONNACK and
+two packets further, or the fuzzer tests nothing. A SUBSCRIBE and an UNSUBSCRIBE wait for their
+answers, which the corpus has. Prints one line of counts.
 """
 
+import gc
 import json
 import sys
 
 from azure_iot.errors import ProtocolError
-from azure_iot.mqtt.receiving import BEGIN, CHUNK, CONNACK
+from azure_iot.mqtt.receiving import BEGIN, CHUNK, CONNACK, SUBACK, UNSUBACK
 from azure_iot.mqtt.session import Session
+
+try:
+    import tracemalloc
+except ImportError:  # MicroPython: what was allocated, kept or not, bounds the peak
+    tracemalloc = None
 
 
 class Chance:
@@ -85,9 +92,19 @@ def mutate(data, starts, chance):  # noqa: C901 (a list of mutations)
     return bytes(out)
 
 
-def run(data, chance):
-    """Feed one stream in random pieces; return (passed CONNACK, packets after it, refused)."""
-    session = Session(buffer_in=64, buffer_out=64, max_packet=5000)
+def wait_for_answers(session):
+    """Have something in flight, so that PUBACK 1 and 2, SUBACK 0x8002 and UNSUBACK 0x8003 fit."""
+    session.publish("a/b", b"x", 1)
+    session.publish("a/b", b"y", 1)
+    session.subscribe("a/#", 1)
+    session.subscribe("b/#", -1)
+
+
+def run(data, chance, refusal=None, clean=False):  # noqa: C901 (one loop of a parser under test)
+    """Feed one stream in random pieces; return (passed CONNACK, packets after it, refused,
+    answers to subscriptions). `refusal` is called with a ProtocolError."""
+    answers = 0
+    session = Session(buffer_in=64, buffer_out=64, max_packet=5000, clean=clean)
     chunks = 0
     refused = False
     passed = False
@@ -119,9 +136,10 @@ def run(data, chance):
                 taken = 0
                 if event == CONNACK:
                     passed = not session.code
-                    if passed:  # something in flight, so that acknowledgements mean something
-                        session.publish("a/b", b"x", 1)
-                        session.publish("a/b", b"y", 1)
+                    if passed:
+                        wait_for_answers(session)
+                elif event == SUBACK or event == UNSUBACK:
+                    answers += 1
                 elif event == BEGIN and session.size > 5000:
                     raise ValueError("a size over the maximum")
                 elif event == CHUNK:
@@ -130,32 +148,63 @@ def run(data, chance):
         if not error.rule:
             raise ValueError("no rule: %s" % error)  # noqa: B904 (runs on MicroPython)
         refused = True
-    if len(session._in) != size or len(session._pending) or len(session._ring) > 32:
+        if refusal is not None:
+            refusal(error)
+    if len(session._in) != size or len(session._pending) > 2 or len(session._ring) > 32:
         raise ValueError("memory grew")
     after = session.packets + session.tail + session.strangers - 1 if passed else 0
-    return passed, after, refused
+    return passed, after, refused, answers
 
 
-def main(corpus, count, seed):
+def begin():
+    """Start to measure memory."""
+    if tracemalloc is not None:
+        tracemalloc.start()
+        return 0
+    gc.collect()
+    return gc.mem_alloc()
+
+
+def end(before):
+    """Return the bytes a stream took at most."""
+    if tracemalloc is None:
+        return gc.mem_alloc() - before
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def mutated(corpus, count, chance):
+    """Changed streams of the corpus."""
     with open(corpus) as file:
         streams = [bytes.fromhex(entry) for entry in json.load(file)["streams"]]
     starts = [packets(data) for data in streams]
-    chance = Chance(seed)
-    deep = refused = 0
-    for i in range(count):
+    for _ in range(count):
         j = chance.below(len(streams))
-        data = mutate(streams[j], starts[j], chance)
+        yield mutate(streams[j], starts[j], chance)
+
+
+def main(corpus, count, seed):
+    chance = Chance(seed)
+    deep = refused = answered = peak = i = 0
+    for data in mutated(corpus, count, chance):
+        watched = not i % 16  # a collection for each would take most of the time
+        i += 1
+        before = begin() if watched else 0
         try:
-            passed, after, bad = run(data, chance)
+            passed, after, bad, answers = run(data, chance, None, not i % 8)
         except ProtocolError:
             raise
         except Exception as error:
             print("CRASH", i, data.hex(), repr(error))
             raise
+        if watched:
+            peak = max(peak, end(before))
         deep += passed and after >= 2
         refused += bad
-    print("FUZZ", count, deep, refused)
-    return count, deep, refused
+        answered += answers
+    print("FUZZ", count, deep, refused, answered, peak)
+    return count, deep, refused, answered, peak
 
 
 if __name__ == "__main__":

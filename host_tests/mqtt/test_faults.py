@@ -22,7 +22,7 @@ def test_every_fault_ends_as_promised(tmp_path: Path, long_run: bool, capsys):
     failed = [f"{r.id}: expected {r.expected}; seen {r.seen}" for r in rows if not r.ok]
     assert not failed, "\n".join(failed)
     assert sum(row.lost for row in rows) == 0
-    assert len(rows) >= 45
+    assert len(rows) >= 68
 
 
 @pytest.mark.parametrize("name", ["restart_in", "kill_before_puback", "login_password"])

@@ -12,13 +12,19 @@ from mqtt.cases import VIOLATIONS
 
 HERE = Path(__file__).resolve().parent
 CORPUS = HERE.parent / "vectors" / "mqtt_corpus.json"
+PEAK = 22_000  # bytes allocated for one stream of at most 3 KB, kept or not, buffers included
+PEAK_CPYTHON = 8_000  # bytes held at once
 
 
 @pytest.mark.timeout(1200)
 def test_fuzz_on_cpython(count):
-    n, deep, refused = fuzz_core.main(str(CORPUS), count(20_000, 1_000_000), 20261123)
+    n, deep, refused, answered, peak = fuzz_core.main(
+        str(CORPUS), count(20_000, 1_000_000), 20261123
+    )
     assert deep >= 0.6 * n, f"only {deep} of {n} got past CONNACK and two packets"
     assert refused >= 0.2 * n, "hardly anything was refused: the mutations are too tame"
+    assert answered >= 0.1 * n, "SUBACK and UNSUBACK hardly ever fit"
+    assert peak <= PEAK_CPYTHON, f"{peak} B for one stream"
 
 
 @pytest.mark.timeout(900)
@@ -29,8 +35,10 @@ def test_fuzz_on_micropython(count, interpreter):
         interpreter, HERE / "fuzz_core.py", str(CORPUS), str(n), "7", heap="256k", timeout=600
     )
     assert result.returncode == 0, result.text
-    word, total, deep, _ = result.stdout.split()
-    assert word == "FUZZ" and int(deep) >= 0.6 * int(total), result.text
+    word, *counts = result.stdout.split()
+    total, deep, _, answered, peak = map(int, counts)
+    assert word == "FUZZ" and deep >= 0.6 * total and answered >= 0.1 * total, result.text
+    assert peak <= PEAK, result.text
 
 
 @pytest.mark.parametrize("interpreter", ["unix64", "unix32", "stock"])

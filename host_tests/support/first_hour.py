@@ -175,6 +175,14 @@ CASES = (
             device, connection_profile="mqttV5", primary_key=_key(emu, device)
         ),
     ),
+    Case(
+        "mqtt-5", "a hub that speaks MQTT 5 only at its `.device.` host", _cs, "ProtocolError",
+        ("CONNACK 1", "protocol version refused"),
+        "this firmware speaks MQTT 3.1.1: use a classic hub, have DPS assign one",
+        prepare=lambda emu, device: emu.fault(
+            {"action": "refuse", "code": 1, "device": device, "count": None}
+        ),
+    ),
 )  # fmt: skip
 
 

@@ -124,7 +124,7 @@ async def once(context):
     found["verdict"] = "OK"
     found["via"] = context.via
     found["not_before"] = context.not_before
-    found["mfl"] = context.plan.mfl
+    found["mfl"] = context.plan[1]
     found["loaded"] = len(context.loaded)
     if tlsopt is not None:
         info = tlsopt.info(link.tls)

@@ -1,19 +1,25 @@
 """Every example in firmware/examples runs against the emulator, from a copy beside its secrets."""
 
 import base64
+import hmac
 import json
+import re
 import shutil
 import time
 from pathlib import Path
 
 import pytest
+from azure_iot import sas
+from support.surface import HUBS, free_port
 from taproot import interpreters
 from taproot.emulator import EmulatorConfig, running
 from taproot.emulator.chains import TLSOptions
 from taproot.pki import Authority
 from taproot.trust.fleet import Fleet
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "firmware" / "examples"
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "firmware" / "examples"
+SECRETS = EXAMPLES / "secrets_example.py"
 KEY = base64.b64encode(b"k" * 32).decode()
 TESTED = set()
 
@@ -37,18 +43,17 @@ class Example:
     def __init__(self, folder: Path, emu, root) -> None:
         self.folder, self.emu = folder, emu
         (folder / "root.der").write_bytes(root.der)
-        self.facts = {"HTTPS_PORT": emu.https_port, "HOST": "localhost"}
+        self.facts = {
+            "PORT": emu.mqtt_port, "HTTPS_PORT": emu.https_port, "HOST": "localhost",
+            "DPS_HOST": "localhost", "ID_SCOPE": "0ne00000001", "DEVICE_KEY": KEY,
+        }  # fmt: skip
 
     def secrets(self, **facts) -> None:
+        """Fill in secrets_example.py as its reader does; later lines win."""
         self.facts.update(facts)
         lines = [f"{name} = {value!r}" for name, value in self.facts.items()]
-        lines.append("def options():")
-        lines.append(
-            f"    return {{'roots': [open('root.der', 'rb').read()], 'port': {self.emu.mqtt_port}}}"
-        )
-        (self.folder / "secrets.py").write_text("\n".join(lines + self.extra) + "\n")
-
-    extra: list[str] = []
+        text = (EXAMPLES / "secrets_example.py").read_text()
+        (self.folder / "secrets.py").write_text(text + "\n".join(lines) + "\n")
 
     def _copy(self, name: str) -> Path:
         TESTED.add(name)
@@ -141,9 +146,7 @@ def test_streaming(example, emu):
 
 def test_provision(example, emu):
     emu.enroll("ex-dps", primary_key=KEY, payload={"site": "Ulm"})
-    example.secrets(
-        DPS_HOST="localhost", REGISTRATION_ID="ex-dps", ID_SCOPE="0ne00000001", DEVICE_KEY=KEY
-    )
+    example.secrets(REGISTRATION_ID="ex-dps")
     assert "Ulm" in example.run("provision.py")
     assert emu.messages("ex-dps")[0].json() == {"hello": "ex-dps"}
 
@@ -160,11 +163,6 @@ def test_x509(example, emu, ca):
 
 def test_sas_provider(example, emu):
     emu.add_device("ex-sas", primary_key=KEY)
-    example.extra = [
-        "async def token_service(resource, expiry):",
-        "    from azure_iot import sas, credentials",
-        f"    return sas.token(resource, expiry, credentials.SymmetricKey({KEY!r}).sign)",
-    ]
     example.secrets(DEVICE_ID="ex-sas")
     example.run("sas_provider.py")
     assert len(emu.messages("ex-sas")) == 1
@@ -172,11 +170,6 @@ def test_sas_provider(example, emu):
 
 def test_secure_element(example, emu):
     emu.add_device("ex-chip", primary_key=KEY)
-    example.extra = [
-        "async def chip_hmac_sha256(message):",
-        "    from azure_iot import credentials",
-        f"    return credentials.SymmetricKey({KEY!r}).sign(message)",
-    ]
     example.secrets(DEVICE_ID="ex-chip")
     example.run("secure_element.py")
     assert emu.messages("ex-chip")[0].json() == {"proof": "secure element"}
@@ -266,6 +259,97 @@ def test_trust_update(example, emu, hub_root):
     }  # fmt: skip
     (example.folder / "device.json").write_text(json.dumps(config))
     assert "trust: good" in example.run("trust_update.py")
+
+
+def test_static_token(example, emu):
+    emu.add_device("ex-token", primary_key=KEY)
+    key, resource = base64.b64decode(KEY), "localhost%2Fdevices%2Fex-token"
+    token = sas.token(
+        resource, int(time.time()) + 3600, lambda text: hmac.digest(key, text, "sha256")
+    )
+    example.secrets(DEVICE_ID="ex-token", TOKEN=token)
+    text = example.run("static_token.py")
+    assert "<StaticToken until " in text and "sig=" not in text
+    proofs = [message.json()["proof"] for message in emu.messages("ex-token")]
+    assert proofs == ["token", "connection string"]
+
+
+def test_provision_x509(example, emu, ca):
+    leaf = ca.leaf("ex-dps-x509", key="p256", client=True)
+    (example.folder / "device.pem").write_text(leaf.chain_pem)
+    (example.folder / "device.key").write_text(leaf.key_pem)
+    emu.enroll("ex-dps-line", group=True, roots=(ca.cert,))
+    example.secrets()
+    assert "assigned to localhost as ex-dps-x509" in example.run("provision_x509.py")
+    assert emu.messages("ex-dps-x509")[0].json() == {"hello": "ex-dps-x509"}
+
+
+def test_reprovision(example, hub_root):
+    leaf = hub_root.intermediate("hubs", key="p256").leaf(
+        HUBS[0], dns=list(HUBS), ips=list(HUBS), key="p256"
+    )
+    ports = {"mqtt_port": free_port(), "https_port": free_port()}
+    hubs = [EmulatorConfig(bind=at, host_names=[at], chain=leaf, **ports) for at in HUBS]
+    with running(hubs[0]) as first, running(hubs[1]) as second:
+        first.enroll("ex-move", primary_key=KEY, hubs=(HUBS[0],))
+        for hub in (first, second):
+            hub.add_device("ex-move", primary_key=KEY)
+        moving = Example(example.folder, first, hub_root)
+        moving.secrets(REGISTRATION_ID="ex-move", DPS_HOST=HUBS[0])
+        with moving.start("reprovision.py") as process:
+            process.wait_for(f"connected to {HUBS[0]}", 20)
+            found = first.call(lambda: first.emulator.dps.registry.find("ex-move"))
+            first.call(lambda: setattr(found, "hubs", (HUBS[1],)))
+            first.set_enabled("ex-move", False)
+            process.wait_for(f"moved to {HUBS[1]}", 30)
+            assert process.wait(20) == 0, process.text
+        assert second.messages("ex-move")[0].json() == {"moved to": HUBS[1]}
+
+
+def test_clouds(example, emu):
+    emu.add_device("ex-cloud", primary_key=KEY)
+    example.secrets(DEVICE_ID="ex-cloud")
+    lines = example.run("clouds.py").splitlines()
+    assert lines[1] == ("azure-devices.us us-government global.azure-devices-provisioning.us")
+    assert emu.messages("ex-cloud")[0].json() == {"cloud": "public"}
+
+
+def test_module_input(example, emu):
+    emu.add_device("ex-edge")
+    record = emu.add_device("ex-edge/mod")
+    example.secrets(MODULE_CONNECTION_STRING=record.connection_string)
+    with example.start("module_input.py") as process:
+        process.wait_for("waiting", 20)
+        for name in ("first", "last"):
+            for _ in range(50):
+                if emu.send_input("ex-edge/mod", name, b"hello"):
+                    break
+                time.sleep(0.1)
+        assert process.wait(20) == 0, process.text
+    assert "message b'hello' at first" in process.text
+    assert [message.json() for message in emu.messages("ex-edge/mod")] == [{"length": 5}] * 2
+
+
+def test_fetch(example, emu):
+    body = b"roots" * 2000
+    example.secrets(URL=emu.publish_file("ex-fetch", body, https=True))
+    assert "fetched 10000 bytes" in example.run("fetch.py")
+    assert (example.folder / "download.bin").read_bytes() == body
+
+
+def test_every_secret_an_example_uses_is_in_the_example_of_secrets():
+    here = set(re.findall(r"^(?:async def |def )?(\w+)(?: =|\()", SECRETS.read_text(), re.M))
+    used = set()
+    for path in EXAMPLES.glob("*.py"):
+        used |= set(re.findall(r"\bsecrets\.(\w+)", path.read_text())) - {"py"}
+    assert used == here
+
+
+def test_each_feature_has_an_example_in_both_tables():
+    names = {path.name for path in EXAMPLES.glob("*.py")} - {"main.py", "secrets_example.py"}
+    for page in ("README.md", "firmware/README.md"):
+        text = (ROOT / page).read_text()
+        assert {name for name in names if not re.search(rf"\b{name}\b", text)} == set(), page
 
 
 def test_no_example_is_left_out_and_main_has_ten_lines():

@@ -6,6 +6,7 @@ The file is written by `taproot probe --out` against a real server each time.
 from __future__ import annotations
 
 import json
+import ssl
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,15 @@ def test_build_and_publish_refuse_what_would_not_reach_a_probed_server(agreeing,
     release(2, f"--probe {agreeing}")
     # Past the guards: what stops it now is that no hub was named.
     assert "no-root-for-server" not in run(publish, 2)
+
+
+def test_a_server_whose_chain_nobody_saw_is_named(tmp_path) -> None:
+    newest, out = ssl.TLSVersion.TLSv1_3, tmp_path / "newest.json"
+    with Server(served("good").leaf, minimum=newest, maximum=newest) as server:
+        run(f"probe localhost:{server.port} --out {out}", 1)
+    trust = f"trust --home {tmp_path}/fleet"
+    run(f"{trust} init --fleet contoso-esp32 --unencrypted --bits 2048")
+    assert "saw no chain of it" in run(f"{trust} build --probe {out}")
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_a_refusal_with_a_proven_clock_registers_at_once_then_ever_later(ladder)
 def test_ten_unavailable_in_a_row_register_anew_nine_do_not(ladder):
     actions = [ladder.failed(UNAVAILABLE, n, clock_proven=True) for n in range(10)]
     assert actions == [RETRY] * 9 + [REPROVISION]
-    ladder.connected()
+    ladder = Ladder(random.Random(3).randrange)  # as after a connection
     for n in range(30):
         kind = THROTTLED if n % 9 == 8 else UNAVAILABLE
         assert ladder.failed(kind, 100 + n, clock_proven=True) == RETRY

@@ -245,12 +245,19 @@ class Program:
         raise TimeoutError(f"no line with {text!r} within {timeout} s\n{self.text}")
 
     def wait(self, timeout: float) -> int | None:
-        """Wait for the end; None when it still runs after `timeout` seconds."""
+        """Wait for the end and all output; None when it still runs after `timeout` seconds."""
         assert self._process is not None
         try:
-            return self._process.wait(timeout)
+            code = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             return None
+        self._read_all()
+        return code
+
+    def _read_all(self) -> None:
+        """Let the readers come to the end of what a program that has ended wrote."""
+        for reader in self._readers:
+            reader.join(KILL_AFTER_S)
 
     def kill(self) -> None:
         """SIGKILL: what a power cut is to a program."""
@@ -264,8 +271,7 @@ class Program:
         if self._process is not None:
             self.kill()
             self._process.wait()
-            for reader in self._readers:
-                reader.join(KILL_AFTER_S)
+            self._read_all()
             for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
                 if stream is not None:
                     with contextlib.suppress(BrokenPipeError):
@@ -277,8 +283,7 @@ class Program:
     def text(self) -> str:
         """All output so far, for messages; of a program that has ended, all of it."""
         if self._process is not None and not self.running:
-            for reader in self._readers:
-                reader.join(KILL_AFTER_S)
+            self._read_all()
         return "\n".join(["--- stdout", *self.output, "--- stderr", *self.errors])
 
     def __enter__(self) -> Self:

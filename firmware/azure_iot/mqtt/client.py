@@ -34,7 +34,8 @@ from azure_iot.errors import (
 from azure_iot.mqtt import packet
 from azure_iot.mqtt.connection import Connection
 
-_type, _bytes = type, bytes  # per message: a builtin is searched for one by one
+_bytes = bytes  # per message: a builtin is searched for one by one
+_FAILED = (OSError, ValueError)  # what a stream's write raises
 
 
 def owned(payload: object, copy: bool) -> bytes:
@@ -63,7 +64,7 @@ class MQTTClient(Connection):
         """Write now; a failure drops the link."""
         try:
             return self._write(data)
-        except (OSError, ValueError) as error:
+        except _FAILED as error:
             self._broken(error)
             return None
 
@@ -117,7 +118,7 @@ class MQTTClient(Connection):
         self._notify()
 
     async def publish(
-        self, topic: str, payload: "bytes | str", qos: int = 1, *, wait: bool = True,
+        self, topic: str, payload: "bytes | str", qos: int = 1, wait: bool = True,
         copy: bool = False,
     ) -> int:  # fmt: skip
         """Send, or accept for sending; return the number delivered() takes (QoS 1).
@@ -125,38 +126,43 @@ class MQTTClient(Connection):
         Waits while the window is full; without a connection, while the queue is. With
         `wait=False` it queues instead and raises QueueFullError when the queue is full.
         """
-        # hot path: no allocation beyond the session's and this coroutine
-        if _type(payload) is not _bytes:
+        # hot path: no allocation beyond the session's and this coroutine, whose names are used
+        # twice because each of them is held by every call
+        if qos >> 1:
+            raise ValueError("QoS %d: 0 or 1" % qos)
+        if payload.__class__ is not _bytes:
             payload = owned(payload, copy)
         s = self.session
         write = self._write
-        if write is None or s.queued or s.sent - s.tail >= s.window:
+        if write is None or s.sent >= s.until and not s.room():
             if await self._queued(topic, payload, qos, wait):
                 return s.sent + s.queued - 1
             write = self._write
-        view = self._publish(topic, payload, qos)
+        payload = self._publish(topic, payload, qos)
         try:  # not _put(): one call less, and its frame would come from the heap
-            copy = write(view)
-        except (OSError, ValueError) as error:
+            copy = write(payload)
+        except _FAILED as error:
             self._broken(error)
             if not qos:
                 raise self.last_error
             return s.sent - 1
         if copy != s.due:
-            await self._finish(view, copy)
+            await self._finish(payload, copy)
         return s.sent - 1
 
     async def _queued(self, topic: str, payload: bytes, qos: int, wait: bool) -> bool:
         """Queue a message (True), or wait until it may be sent at once (False)."""
         s = self.session
-        while self._write is None or not s.room():
+        while True:
             if self._accepts(wait, len(payload)):
                 s.enqueue(topic, payload if qos else (0, payload))
                 self._kick()
                 return True
-            self._alive()
+            if self._task is None:
+                self._alive()
             await self._wait()
-        return False
+            if self._write is not None and s.room():
+                return False
 
     def _accepts(self, wait: bool, size: int) -> bool:
         """Tell whether a message is to be queued. Raises QueueFullError."""
@@ -165,19 +171,21 @@ class MQTTClient(Connection):
         s = self.session
         pending = s.sent + s.queued - s.tail
         most, most_bytes = self._limits
-        if pending < most and s.pending_bytes() + size <= most_bytes:
+        if pending < most and s.held() + size <= most_bytes:
             return True
         if not wait:
             raise QueueFullError("%d messages wait for a connection" % pending)
         return False
 
     async def delivered(self, number: int) -> None:
-        """Wait for the PUBACK of a message."""
-        s = self.session
-        while not s.done(number):
+        """Wait for the PUBACK of a message. Raises what its reader raised (publish_stream)."""
+        while not self.session.done(number):
             if self._task is None:
                 self._alive()
             await self._wait()
+        for given_up, error in self._given_up:
+            if given_up == number:
+                raise error
 
     def _kick(self) -> None:
         """Have what was accepted sent, if it can be."""
@@ -223,9 +231,12 @@ class MQTTClient(Connection):
     async def subscribe(self, wanted: str, qos: int = 1) -> int:
         """Subscribe, now and after every loss of the session; return the QoS granted.
 
-        Raises ServiceError where the server refuses; the link stays.
+        Raises ServiceError where the server refuses; the link stays. A refusal when it subscribes
+        again is logged and counted as `refused`.
         """
         packet.topic_filter(wanted)
+        if qos not in (0, 1):
+            raise ValueError("QoS %d: 0 or 1" % qos)
         code = await self._ask(wanted, qos)
         if code == 128:
             raise ServiceError("subscription to '%s' refused" % wanted, 128)
@@ -238,13 +249,18 @@ class MQTTClient(Connection):
         self._filters.pop(wanted, None)
         await self._ask(wanted, -1)
 
-    async def _ask(self, wanted: str, qos: int) -> int:
-        """Send SUBSCRIBE (or UNSUBSCRIBE for -1) until it is answered; return the code."""
+    async def _ask(self, wanted: str, qos: int, link: "object | None" = None) -> int:
+        """Send SUBSCRIBE (or UNSUBSCRIBE for -1) until it is answered; return the code.
+
+        With `link` on that one only. Raises ConnectionDroppedError when it has ended.
+        """
         s = self.session
         answers = self._answers
         while True:
-            while self._write is None:
+            while self._write is None or link is not None and link is not self._link:
                 self._alive()
+                if link is not None and link is not self._link:
+                    raise ConnectionDroppedError("the link has ended")
                 await self._wait()
             out = s.subscribe(wanted, qos)
             pid = s.pid

@@ -28,15 +28,19 @@ from azure_iot.transport import Waitable
 _READS = const(32)  # packets read in a row before other tasks get a turn
 _ACKS = const(64)  # PUBACKs kept while a writer waits
 _SOON_MS = const(30000)  # a link closed by the peer within this time counts as an eviction
+_MOST = const(32767)  # messages at a time: packet ids half a lap away belong to SUBSCRIBE
+_PROVEN_MS = const(2000)  # one that ended earlier does not start the backoff again
 _EVICTIONS = const(3)
 
-_REFUSALS = (
-    None,
-    (ProtocolError, "protocol version refused"),
-    (CredentialError, "client id refused"),
-    (ConnectionFailedError, "server unavailable"),
-    (CredentialError, "bad user name or password"),
-    (CredentialError, "not authorised"),
+_REFUSALS = const(
+    (
+        "",
+        "protocol version refused",
+        "client id refused",
+        "server unavailable",
+        "bad user name or password",
+        "not authorised",
+    )
 )
 
 
@@ -53,6 +57,7 @@ class Connection:
     on_connected = None  # (session_present), after subscribing again
     on_disconnected = None  # (error); not after stop()
     on_connect_failed = None  # (error)
+    _given_up = ()  # (number, error) of messages whose reader failed, for delivered()
 
     def __init__(
         self,
@@ -74,6 +79,10 @@ class Connection:
         backoff: "Backoff | None" = None,
         fleet_size_hint: int = 1,
     ) -> None:
+        """Raises ValueError or TypeError for what MQTT does not allow."""
+        if not 0 < window <= max_pending + window <= _MOST:
+            raise ValueError("window and max_pending: from 1 and 0, together up to %d" % _MOST)
+        packet.connect(client_id, keepalive_s, clean_session, None, None, will)
         self.session = Session(
             keepalive_s=keepalive_s,
             clean=clean_session,
@@ -97,7 +106,6 @@ class Connection:
         )
         self._waiters = asyncio.core.TaskQueue()  # type: ignore[attr-defined]
         self._changed = Waitable(self._queue_up, None)
-        self._waiting = False
         self._task = self._link = self._error = self._sink = None
         self._write: object | None = None
         self._pumping = self._handling = False
@@ -157,11 +165,12 @@ class Connection:
                 self._write(b"\xe0\0")
             except (OSError, ValueError):
                 self._write = None  # gone already: nobody to say goodbye to
-        if task is not None and not task.done():
+        # A handler or hook runs in that task, which ends by itself when they return.
+        if task is not None and not task.done() and task is not asyncio.current_task():
             task.cancel()
             try:
                 await task
-            except asyncio.CancelledError:
+            except asyncio.CancelledError:  # that task's: a cancel of ours is handed on to it
                 self._write = None
         if self._link is not None:
             await self._down(ConnectionDroppedError("stopped"))
@@ -186,7 +195,6 @@ class Connection:
         """Return what to await until something has changed."""
         if self._handling and asyncio.current_task() is self._task:
             raise RuntimeError("a message handler must not wait for the link")
-        self._waiting = True
         return self._changed
 
     def _queue_up(self, _: None) -> None:
@@ -196,11 +204,10 @@ class Connection:
         task.data = self._waiters  # where a cancel removes it from
 
     def _notify(self) -> None:
-        if self._waiting:
-            self._waiting = False
-            waiters = self._waiters
-            while waiters.peek():
-                asyncio.core._task_queue.push(waiters.pop())  # type: ignore[attr-defined]
+        """Wake everybody who waits for a change."""
+        waiters = self._waiters
+        while waiters.peek():
+            asyncio.core._task_queue.push(waiters.pop())  # type: ignore[attr-defined]
 
     def _drop(self, error: Exception) -> None:
         """End the link from outside its task; the first reason stays."""
@@ -212,7 +219,8 @@ class Connection:
 
     async def _run(self) -> None:
         s = self.session
-        while True:
+        task = self._task
+        while self._task is task:
             link = watch = None
             try:
                 self._error = None
@@ -228,7 +236,7 @@ class Connection:
                 hello = login = None
                 await self._read(link)
             except asyncio.CancelledError:
-                if self._task is None:
+                if self._task is not task:
                     raise
                 # Without _error nobody cancelled: asyncio's wait_for had no memory for its result.
                 error = self._error or MemoryError("no memory to wait")
@@ -237,6 +245,8 @@ class Connection:
             finally:
                 if watch is not None:
                     watch.cancel()
+            if self._task is not task:
+                break
             if not isinstance(error, AzureIoTError):
                 error = (
                     ConnectionFailedError("no connection: %r" % error, "", error)
@@ -304,9 +314,11 @@ class Connection:
         closed = isinstance(error, ConnectionDroppedError) and error is not self._error
         if not closed or lasted > _SOON_MS or self._failures:
             self._evictions = 0
-            return error
-        self._evictions += 1
+        else:
+            self._evictions += 1
         if self._evictions < _EVICTIONS:
+            if lasted > _PROVEN_MS:
+                self._backoff.reset()
             return error
         self._count("evictions")
         return ConnectionDroppedError(
@@ -323,7 +335,8 @@ class Connection:
             await asyncio.sleep_ms(s.deadline())
             now = clock.ticks_ms()
             try:
-                if s.elapse(max(0, clock.ticks_diff(now, then)), self._write is None):
+                ms = max(0, clock.ticks_diff(now, then))
+                if s.elapse(ms, self._write is None, self._handling):
                     self._post(b"\xc0\0")
             except Exception as error:  # without this task nobody would notice a dead peer
                 self._drop(error)
@@ -336,6 +349,7 @@ class Connection:
         step = s.next
         read = link.read_some
         ready = None if read is None else link.readable()
+        waiters = self._waiters
         turns = 0
         while True:
             view = s.space
@@ -349,7 +363,7 @@ class Connection:
                 while event:
                     later = self._message(s) if event == MESSAGE else self._event(event)
                     if later is not None:
-                        await later
+                        await self._paused(link, later)
                     event = step() if s.more else 0
                 if self._error is not None:  # a write of ours has failed meanwhile
                     raise self._error
@@ -358,7 +372,7 @@ class Connection:
             if ready is not None and (n is None or n < len(view)):
                 # nothing is left: a stream reads on until it has filled the view or must wait
                 turns = 0
-                if self._waiting:
+                if waiters.peek():
                     self._notify()
                 await ready
                 continue
@@ -387,16 +401,23 @@ class Connection:
             self.acknowledge(pid)
         return None
 
+    async def _paused(self, link: "object", work: "object") -> None:
+        """Wait for a handler or a sink; nothing is read meanwhile."""
+        self._handling = True
+        try:
+            await work
+        finally:
+            self._handling = False
+        if self._link is not link:
+            raise ConnectionDroppedError("stopped by a handler")
+
     async def _await(self, result: "object", pid: int) -> None:
         """Wait for a handler that is a coroutine, then acknowledge."""
-        self._handling = True
         try:
             await result
         except Exception as error:
             self._blame(error)
             return
-        finally:
-            self._handling = False
         if pid:
             self.acknowledge(pid)
 
@@ -414,13 +435,15 @@ class Connection:
             if s.pid in self._answers:
                 self._answers[s.pid] = s.code
         elif s.code:
-            kind, text = _REFUSALS[s.code]
-            raise kind("CONNACK %d: %s" % (s.code, text))
+            kind = CredentialError
+            if s.code == 1:
+                kind = ProtocolError
+            elif s.code == 3:
+                kind = ConnectionFailedError
+            raise kind("CONNACK %d: %s" % (s.code, _REFUSALS[s.code]))
         else:
             self._write = self._link.write_some
             self._since = clock.ticks_ms()
-            if self._evictions < _EVICTIONS - 1:
-                self._backoff.reset()
             self._failures = 0
             self._count("connects")
             self.last_error = None
@@ -466,8 +489,10 @@ class Connection:
         try:
             if not present:
                 for wanted in list(self._filters):
-                    if self._link is link and wanted in self._filters:
-                        await self._ask(wanted, self._filters[wanted])
+                    qos = self._filters.get(wanted)
+                    if qos is not None and await self._ask(wanted, qos, link) == 128:
+                        self._count("refused")
+                        log.error("mqtt: the server now refuses a subscription to '%s'", wanted)
             self._kick()
             if self._link is link and self.on_connected is not None:
                 result = self.on_connected(present)

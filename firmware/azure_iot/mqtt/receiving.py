@@ -2,27 +2,40 @@
 
 Responsible for: packet boundaries, PUBLISH small and large, CONNACK, SUBACK, UNSUBACK, PINGRESP,
 and refusing what breaks a rule. Not responsible for: the ring that PUBACKs free (sending.py),
-time (session.py, where the theory of operation stands and the attributes are made).
+time (session.py, where the theory of operation stands).
 Spec: MQTT 3.1.1 sections 2.2, 3.2 to 3.13, 4.8.
 """
 
 from micropython import const
 
-from azure_iot.errors import ProtocolError
-from azure_iot.mqtt import packet
+from .packet import broken, received_topic
 
-MESSAGE = const(1)  # topic, payload, qos, pid, dup
-BEGIN = const(2)  # a large message: topic (None if longer than the buffer), size, qos, pid, dup
+MESSAGE = const(1)  # topic, payload, qos, pid
+BEGIN = const(2)  # a large message: topic (None if longer than the buffer), size, qos, pid
 CHUNK = const(3)  # payload; `left` bytes follow
 CONNACK = const(4)  # present, code
 SUBACK = const(5)  # pid, code
 UNSUBACK = const(6)  # pid
 
-_RULE = "MQTT-4.8.0-1"
+# By the type of a packet: the length of those that have only one, else 255 (MQTT section 2.2.1).
+_SIZES = const(b"\xff\xff\2\xff\2\xff\xff\xff\xff\3\xff\2\xff\0\xff\xff")
 
 
 class Receiver:
-    """Half of a Session; uses the attributes that Session makes."""
+    """Half of a Session; the other one handles PUBACKs."""
+
+    def __init__(self, buffer: "int | bytearray", max_packet: int, clean: bool) -> None:
+        # what runs per packet first: early names keep their own place in the attribute table
+        self._in = memoryview(bytearray(buffer) if isinstance(buffer, int) else buffer)
+        self._whole = -1  # length of the last message, alone in the buffer; what it began with
+        self._start, self._known = None, b""
+        self._pid_at = self.pid = self.packets = 0  # packets received but PUBACKs
+        self.ack = bytearray(b"\x40\x02\0\0")  # PUBACK for the last message
+        self.topic = self.payload = self._raw = None
+        self._max = max_packet
+        self.clean = clean
+        self.present = False
+        self.qos = self.size = self.code = self._alive = 0
 
     def next(self, n: int = 0) -> int:
         """Take over `n` bytes read into `space`; return the next event, 0 when there is none.
@@ -34,31 +47,34 @@ class Receiver:
         if self.more:
             return self._slow(n)
         data = self._in
-        tail = self.tail
-        at = 0
-        while n - at >= 4 and data[at] == 0x40 and data[at + 1] == 2 and tail != self.sent:
-            if data[at + 2] << 8 | data[at + 3] != tail % 65535 + 1:
-                break
-            self._ring[tail & self._mask] = None
-            tail += 1
-            at += 4
-        if at:
+        if data[0] == 0x40:  # PUBACKs, as long as they come in order
+            tail = self.tail
+            ring, mask = self._ring, self._mask
+            at = 0
+            while n - at >= 4 and data[at + 1] == 2 and tail != self.sent:
+                if data[at + 2] << 8 | data[at + 3] != tail % 65535 + 1:
+                    break
+                ring[tail & mask] = None
+                tail += 1
+                at += 4
+                if at == n:
+                    self.tail = tail
+                    return 0
+                if data[at] != 0x40:
+                    break
             self.tail = tail
-            if at == n:
-                return 0
             self._pos = at
         elif n == self._whole and self._start == self._known:  # the last one's kind again
             at = self._pid_at
-            if not at:
-                self.packets += 1
-                return MESSAGE
-            tail = self.ack
-            tail[2] = data[at]
-            tail[3] = data[at + 1]
-            self.pid = at = tail[2] << 8 | tail[3]
             if at:
-                self.packets += 1
-                return MESSAGE
+                ring = self.ack
+                ring[2] = data[at]
+                ring[3] = data[at + 1]
+                self.pid = at = ring[2] << 8 | ring[3]
+                if not at:
+                    return self._slow(n)
+            self.packets += 1
+            return MESSAGE
         return self._slow(n)
 
     def _slow(self, n: int) -> int:
@@ -77,6 +93,8 @@ class Receiver:
             self._end = n
             self.space = self._in[n:]
         self.more = n or self.left or not self.online
+        if event and not self.left:
+            self.packets += 1
         return event
 
     def _parse(self) -> int:
@@ -89,7 +107,7 @@ class Receiver:
             return 0
         head = data[at]
         if not self.online and head != 0x20:
-            raise ProtocolError("packet 0x%02x before CONNACK" % head, "MQTT-3.2.0-1")
+            raise broken("3.2.0-1", head)
         size = shift = 0
         while True:
             at += 1
@@ -100,9 +118,9 @@ class Receiver:
             if data[at] < 128:
                 break
             if shift == 28:
-                raise ProtocolError("remaining length of more than four bytes", _RULE)
+                raise broken("4.8.0-1 length")
         if size > self._max:
-            raise ProtocolError("packet of %d bytes, the limit is %d" % (size, self._max), _RULE)
+            raise broken("4.8.0-1 limit", size, self._max)
         at += 1
         if head >> 4 == 3:
             return self._publish(head, at, at + size)
@@ -111,100 +129,96 @@ class Receiver:
     def _publish(self, head: int, at: int, end: int) -> int:
         """Handle PUBLISH whose variable header is at `at`, also where it is not all there."""
         if head & 4:
-            if head & 2:
-                raise ProtocolError("QoS 3", "MQTT-3.3.1-4")
-            raise ProtocolError("QoS 2, which was never asked for", "MQTT-3.8.4-6")
+            raise broken("3.3.1-4" if head & 2 else "3.8.4-6")
         if head & 10 == 8:
-            raise ProtocolError("DUP with QoS 0", "MQTT-3.3.1-2")
+            raise broken("3.3.1-2")
         data = self._in
+        start = self._pos
+        there = self._end
         at += 2
-        body = name = at
-        if at <= self._end:
+        name = at
+        if at <= there:
             name += data[at - 2] << 8 | data[at - 1]
         body = name + (head & 2)
         if body > end:
-            raise ProtocolError("PUBLISH shorter than its topic", _RULE)
-        start = self._pos
-        if at > self._end or end > self._end and end - start <= len(data):
+            raise broken("4.8.0-1 topic")
+        for need in (end, body, at):  # the packet if the buffer holds it, else as much as it can
+            if need - start <= len(data):
+                break
+        if need > there:
             return 0
-        if body > self._end and body - start <= len(data):
-            return 0  # larger than the buffer, but topic and packet id will fit
         self.qos = head >> 1 & 1
-        self.dup = head & 8
         self.size = end - body
-        if body > self._end:
-            self._pos = min(name, self._end)
+        if body > there:
+            self._pos = min(name, there)
             self.left = self._pos - name - 1
-            self.topic = self._topic_bytes = None
+            self.topic = self._raw = None
             return -1
         view = data[at:name]
-        if view != self._topic_bytes:
-            self.topic = packet.received_topic(view)
-            self._topic_bytes = bytes(view)
-        self._pos = name
-        self._take_id()
-        if end > self._end:
-            return self._begin()
+        if view != self._raw:
+            self.topic = received_topic(view)
+            self._raw = bytes(view)
+        if end > there:
+            return self._begin(name)
+        self._take_id(name)
         self._pos = end
-        self.packets += 1
         self.payload = data[body:end]
+        self._known = b""
         if self._whole == end and not start:  # the second of this length in the same place
             self._start = data[:name]
             self._known = bytes(self._start)
             self._pid_at = name if self.qos else 0
-        else:
-            self._known = b""
         self._whole = end
         return MESSAGE
 
-    def _take_id(self) -> None:
-        """Read the packet id of a PUBLISH, 0 where it has none."""
-        self.pid = 0
-        if self.qos:
-            data = self._in
-            at = self._pos
-            self._pos = at + 2
-            self.pid = data[at] << 8 | data[at + 1]
-            if not self.pid:
-                raise ProtocolError("packet id 0", "MQTT-2.3.1-1")
-            self.puback(self.pid)
+    def _id(self, at: int) -> int:
+        """Return the packet id at `at`."""
+        pid = self._in[at] << 8 | self._in[at + 1]
+        if not pid:
+            raise broken("2.3.1-1")
+        return pid
 
-    def _begin(self) -> int:
-        """Announce a large message."""
+    def _take_id(self, at: int) -> None:
+        """Take the packet id of a PUBLISH from `at`, 0 where it has none."""
+        self.pid = self.qos and self._id(at)
+        self.puback(self.pid)
+
+    def _begin(self, at: int) -> int:
+        """Announce a large message, whose packet id is at `at`."""
+        self._take_id(at)
+        self._pos = at + 2 * self.qos
         self._whole = -1
         self.left = self.size
-        self.packets += not self.left
         return BEGIN
 
     def _chunk(self) -> int:
         """Hand out what is there of a large message."""
-        n = self._end - self._pos
+        at = self._pos
+        n = self._end - at
         if self.left < 0:  # the rest of an overlong topic (and 1), then the packet id
             part = min(n, -1 - self.left)
-            self._pos += part
+            self._pos = at = at + part
             self.left += part
             if self.left < -1 or n - part < 2 * self.qos:
                 return 0
-            self._take_id()
-            return self._begin()
+            return self._begin(at)
         if not n:
             return 0
         n = min(n, self.left)
-        self.payload = self._in[self._pos : self._pos + n]
-        self._pos += n
+        self._pos = at + n
+        self.payload = self._in[at : at + n]
         self.left -= n
-        self.packets += not self.left
         return CHUNK
 
     def _control(self, head: int, at: int, size: int) -> int:
         """Handle what is not PUBLISH; -1 = nothing to tell, 0 = not all there."""
         kind = head >> 4
-        if kind not in (2, 4, 9, 11, 13):
-            raise ProtocolError("packet 0x%02x is none for a client" % head, _RULE)
+        if _SIZES[kind] == 255:
+            raise broken("4.8.0-1 kind", head)
         if head & 15:
-            raise ProtocolError("flags of packet 0x%02x" % head, "MQTT-2.2.2-2")
-        if size != (3 if kind == 9 else 0 if kind == 13 else 2):
-            raise ProtocolError("packet 0x%02x of %d bytes" % (head, size), _RULE)
+            raise broken("2.2.2-2", head)
+        if size != _SIZES[kind]:
+            raise broken("4.8.0-1 size", head, size)
         if at + size > self._end:
             return 0
         self._pos = at + size
@@ -214,34 +228,31 @@ class Receiver:
             self._alive += 1
             return -1
         data = self._in
-        pid = data[at] << 8 | data[at + 1]
+        if kind == 2:
+            return self._connack(data[at], data[at + 1])
+        pid = self._id(at)
         if kind == 4:
             self._acked(pid)
             return -1
-        self.packets += 1
-        if kind == 2:
-            return self._connack(data[at], data[at + 1])
         if self._pending.pop(pid, None) is not (kind == 9):
-            raise ProtocolError(
-                "answer to an unknown packet id %d" % pid,
-                "MQTT-3.8.4-2" if kind == 9 else "MQTT-3.10.4-4",
-            )
+            raise broken("3.8.4-2" if kind == 9 else "3.10.4-4", pid)
         self._alive += 1
         self.pid = pid
+        self._whole = -1  # a message like the last one would be taken for one with this id
         if kind == 11:
             return UNSUBACK
         self.code = data[at + 2]
-        if self.code not in (0, 1, 128):
-            raise ProtocolError("SUBACK code 0x%02x" % self.code, "MQTT-3.9.3-2")
+        if self.code not in b"\0\1\x80":
+            raise broken("3.9.3-2", self.code)
         return SUBACK
 
     def _connack(self, flags: int, code: int) -> int:
         if self.online or flags > 1 or code > 5:
-            raise ProtocolError("a CONNACK too many, or wrong: %d %d" % (flags, code), _RULE)
+            raise broken("4.8.0-1 connack", flags, code)
         if flags and code:
-            raise ProtocolError("session present in a refusal", "MQTT-3.2.2-4")
+            raise broken("3.2.2-4")
         if flags and self.clean:
-            raise ProtocolError("session present after clean session", "MQTT-3.2.2-1")
+            raise broken("3.2.2-1")
         self.present = flags > 0
         self.code = code
         self.online = not code

@@ -11,13 +11,16 @@ from hashlib import sha256
 
 from micropython import const
 
-from azure_iot.errors import ConnectionDroppedError
+from azure_iot import log
+from azure_iot.errors import AzureIoTError, ConnectionDroppedError
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
     from azure_iot.mqtt.client import MQTTClient
 
 _PIECE = const(512)  # read at a time while checking
+_KEPT = const(7)  # reasons of messages given up, until delivered() is asked
+_MOST = const(268_000_000)  # a remaining length (MQTT section 2.2.3) with room for any topic
 
 
 class Source:
@@ -57,6 +60,10 @@ async def publish(
     client: "MQTTClient", topic: str, factory: "object", size: int, qos: int, wait: bool
 ) -> int:
     """Accept a message from a reader; return its number. Raises ValueError, QueueFullError."""
+    if qos not in (0, 1):
+        raise ValueError("QoS %d: 0 or 1" % qos)
+    if not 0 <= size <= _MOST:
+        raise ValueError("a message of %d bytes: at most %d" % (size, _MOST))
     digest = None
     if qos:
         if not callable(factory):
@@ -82,8 +89,10 @@ async def send(client: "MQTTClient", job: "tuple") -> None:
     s = client.session
     link = client._link
     client._write = None
-    reader = source.factory() if callable(source.factory) else source.factory
+    begun = False
+    reader = None
     try:
+        reader = source.factory() if callable(source.factory) else source.factory
         start, at = s.frame(head, topic, source.size, number)
         s._topic = None  # the body overwrites it
         out = memoryview(s._out)
@@ -101,16 +110,23 @@ async def send(client: "MQTTClient", job: "tuple") -> None:
                 raise ValueError("the reader ended %d bytes early" % left)
             if not left and source.digest is not None and hashed.digest() != source.digest:
                 raise ValueError("the reader's bytes have changed")  # before the last piece
+            begun = True
             await link.write(out[start:at])
             if not left:
                 break
             start = at = 0
-    except (ValueError, OSError) as error:  # of the reader: the packet cannot be completed
+    except (AzureIoTError, MemoryError) as error:  # of the link, or of this moment
+        client._cut(link, error)
+    except Exception as error:  # of the reader: this message can never be completed
         s.forget(number)
         client._count("changed")
-        client._drop(ConnectionDroppedError("a reader failed in a packet: %s" % error, error))
+        client._given_up = client._given_up[-_KEPT:] + ((number, error),)
+        log.error("mqtt: a message's reader failed: %r", error)
+        if begun:  # the packet is cut
+            client._drop(ConnectionDroppedError("a reader failed in a packet: %r" % error, error))
     except BaseException as error:
         client._cut(link, error)
     finally:
-        _close(reader)
+        if reader is not None:
+            _close(reader)
     await client._release(link)

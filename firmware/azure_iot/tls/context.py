@@ -74,7 +74,7 @@ class TLSContext:
     clock_trusted = True
     mode = ""  # "dps": other suites than the profile's
     port = 8883  # open_tls sets it; a saved session belongs to host and port
-    plan = None
+    plan: tuple = ()  # why, fragment length, peak and lasting bytes of heap
     retry = False
     host = ""
     # In the handshake: (depth, SHA-256, SHA-256 of the key, issuer, dates), the root first.

@@ -36,12 +36,12 @@ def prepare(self: "TLSContext") -> None:
 
         size = certificate_message(own.cert)
     mode = self.mode or self.profile.mode
-    plan = self.plan = decide(self.profile, self.host, size, 1, mode)
+    plan = decide(self.profile, self.host, size, 1, mode)
+    self.plan = plan.why, plan.mfl, plan.peak, plan.connected
     made = self.context = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)
     if made.verify_mode != tls.CERT_REQUIRED:
         raise _refusal(TrustError, "INTERNAL", "this build's tls module does not verify")
     ciphers = plan.ciphers
-    plan.ciphers = []  # served its purpose
     if tlsopt is not None:
         tlsopt.configure(made, mfl=plan.mfl, tickets=self.sessions is not None)
     if not self.profile.build.module:
@@ -90,7 +90,7 @@ def _load(self: "TLSContext") -> None:
         # With its namesakes: a renewed root stands beside the expiring one.
         chosen = self.roots(der.read(first).subject)
     for root in chosen:
-        self.context.load_verify_locations(root)
+        self.context.load_verify_locations(bytes(root))
     self.loaded = [sha256(root).digest() for root in chosen]
 
 
@@ -140,12 +140,13 @@ def finished(self: "TLSContext", sock: "tls.SSLSocket") -> None:
 def info(self: "TLSContext", sock: "tls.SSLSocket") -> dict:
     """Return what the connection settled on, for the reported twin."""
     suite, version = sock.cipher()
-    plan = self.plan
-    found = {"version": version, "suite": suite, "plan": plan.why}
-    asked = acknowledged = resumed = peak = held = 0
+    why, _, peak, held = self.plan
+    found = {"version": version, "suite": suite, "plan": why}
+    asked = acknowledged = resumed = 0
     if tlsopt is not None:
         asked, acknowledged, _, _, resumed = tlsopt.info(sock)
-        held, peak = tlsopt.mem()[:2] if hasattr(tlsopt, "mem") else (plan.connected, plan.peak)
+        if hasattr(tlsopt, "mem"):
+            held, peak = tlsopt.mem()[:2]
     found["mfl_asked"] = asked
     found["mfl_acknowledged"] = bool(acknowledged)
     found["resumed"] = bool(resumed)

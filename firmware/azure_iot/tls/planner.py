@@ -13,7 +13,6 @@ client's own Certificate message is sent whole whatever the MFL.
 from micropython import const
 
 from ..errors import ProtocolError
-from .profile import Plan
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
@@ -34,6 +33,33 @@ _PEAK_KEEP_PEER = const(3808)
 _STEADY_KEEP_PEER = const(7776)
 _CLIENT_CERT = const(3500)
 _ROOT = const(2464)  # one loaded RSA-4096 root
+
+
+class Plan:
+    """One connection: what to ask for and what it will cost."""
+
+    mfl = 0
+    ciphers: list = []
+    version = "TLS 1.2"
+    in_limit = 0  # largest record that can be read once connected
+    out_limit = 0
+    peak = 0  # bytes of heap in the handshake
+    connected = 0
+    range_bytes = 0  # https: ask for ranges of this size; 0 = whole answers are fine
+
+    def __init__(self) -> None:
+        self.reasons = []
+
+    @property
+    def why(self) -> str:
+        """The plan in words, for the REPL and the reported twin."""
+        return "%s, %s, peak %d, connected %d: %s" % (
+            self.version,
+            "fragments of %d" % self.mfl if self.mfl else "no fragment length",
+            self.peak,
+            self.connected,
+            "; ".join(self.reasons),
+        )
 
 
 def decide(profile: "TLSProfile", name: str, own: int, roots: int, mode: str) -> Plan:

@@ -12,6 +12,10 @@ from micropython import const
 
 from ..transient import Transient
 
+TYPE_CHECKING = const(False)
+if TYPE_CHECKING:
+    from .planner import Plan
+
 _HOSTS = const(4)
 
 
@@ -65,33 +69,6 @@ class Host:
     def planned(self) -> tuple:
         """Return what plans depend on."""
         return self.acknowledged and True, self.settled, self.certificate, self.record
-
-
-class Plan:
-    """One connection: what to ask for and what it will cost."""
-
-    mfl = 0
-    ciphers: list = []
-    version = "TLS 1.2"
-    in_limit = 0  # largest record that can be read once connected
-    out_limit = 0
-    peak = 0  # bytes of heap in the handshake
-    connected = 0
-    range_bytes = 0  # https: ask for ranges of this size; 0 = whole answers are fine
-
-    def __init__(self) -> None:
-        self.reasons = []
-
-    @property
-    def why(self) -> str:
-        """The plan in words, for the REPL and the reported twin."""
-        return "%s, %s, peak %d, connected %d: %s" % (
-            self.version,
-            "fragments of %d" % self.mfl if self.mfl else "no fragment length",
-            self.peak,
-            self.connected,
-            "; ".join(self.reasons),
-        )
 
 
 class TLSProfile:
@@ -162,7 +139,7 @@ class TLSProfile:
         if known != host.planned():
             self.changes += 1
 
-    def plan(self, name: str, client_certificate: int = 0, roots: int = 0) -> Plan:
+    def plan(self, name: str, client_certificate: int = 0, roots: int = 0) -> "Plan":
         """Return the plan for a connection to host `name`.
 
         `client_certificate`: bytes of the device's Certificate message, 0 without; `roots`: how

@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 _PAUSE_MS = const(60000)  # of a trial after a failure that was no verdict; doubles
 _MAX_PROBES = const(8)
 # Methods that live in a module of their own, which is loaded for the call.
-_LADDER = (
+_LADDER = const((
     "attempt", "authenticated_time", "failed", "mqtt_accepted", "raise_time_floor", "repair_step",
     "repair_time", "require_host", "rungs", "succeeded", "time_floor",
-)  # fmt: skip
-_REPORT = ("boot_line", "report", "source_name", "state_name", "warnings")
+))  # fmt: skip
+_REPORT = const(("boot_line", "report", "source_name", "state_name", "warnings"))
 
 
 class TrustManager:
@@ -94,9 +94,10 @@ class TrustManager:
 
         def call(*args: object, **named: object) -> object:
             with self.store:
-                from . import ladder, report
-
-                module = ladder if name in _LADDER else report
+                if name in _LADDER:
+                    from . import ladder as module
+                else:
+                    from . import report as module  # type: ignore[no-redef]
                 return getattr(module, name)(self, *args, **named)
 
         return call

@@ -88,8 +88,8 @@ class Bundle:
 class RootSet:
     """Some roots of a bundle, read when they are asked for.
 
-    `roots(issuer)` returns the DERs whose subject is the raw name `issuer` (RFC 5280 section 7.1
-    comparison); `for der in roots`, or `roots(b"")`, reads all, one after the other;
+    `roots(issuer)` returns the DERs (bytearrays) whose subject is the raw name `issuer` (RFC 5280
+    section 7.1 comparison); `for der in roots`, or `roots(b"")`, reads all, one after the other;
     `get(sha256)` reads one.
     """
 
@@ -115,7 +115,7 @@ class RootSet:
 
     def __iter__(self) -> "Iterator[bytes]":
         for record in self._records:
-            yield read_root(self._bundle, record)
+            yield bytes(read_root(self._bundle, record))
 
     def digests(self) -> list:
         """Return the SHA-256 of each root."""
@@ -158,7 +158,7 @@ def usable(bundle: Bundle, use: "str | None", distrust: list) -> RootSet:
     )
 
 
-def read_root(bundle: Bundle, record: bytes) -> bytes:
+def read_root(bundle: Bundle, record: bytes) -> "bytes | bytearray":
     """Read one root's DER and check that it is still the one that was listed."""
     digest, _, _, start, end, _ = unpack(_RECORD, record)
     text = bundle.text
@@ -174,14 +174,15 @@ def read_root(bundle: Bundle, record: bytes) -> bytes:
     return der
 
 
-def _read(file: object, begin: int, start: int, end: int) -> bytes:
+def _read(file: object, begin: int, start: int, end: int) -> bytearray:
     """Decode standard base64 at `start` to `end` within the base64url payload at `begin`."""
     file.seek(begin + start // 3 * 4)
     unread = ((end + 2) // 3 - start // 3) * 4
     skip = start % 3
     left = end - start
     text = b""
-    der = bytearray()
+    der = bytearray(left // 4 * 3)  # at once: growing it would take twice as much
+    at = 0
     while left > 0:
         chunk = file.read(min(_CHUNK, unread))
         unread -= len(chunk)
@@ -190,10 +191,13 @@ def _read(file: object, begin: int, start: int, end: int) -> bytes:
         n = min(len(text), left) & -4
         if not n:
             raise ValueError
-        der.extend(a2b_base64(text[:n]))
+        part = a2b_base64(text[:n])
+        der[at : at + len(part)] = part
+        at += len(part)
         text = text[n:]
         left -= n
-    return bytes(der)
+    der[at:] = b""  # up to two bytes of padding
+    return der
 
 
 def element(data: bytes, at: int, last: int, tag: int = 0) -> tuple:

@@ -45,14 +45,14 @@ if TYPE_CHECKING:
 _MAX_BAD = const(4)
 
 # Methods that live in a module of their own, which is loaded for the call.
-_STORED = (
+_STORED = const((
     "factory_payload_digest", "keyset", "keyset_payload_digest", "load", "previous", "read_facts",
     "read_factory", "reverify", "slot_payload_digest",
-)  # fmt: skip
-_CHANGES = (
+))  # fmt: skip
+_CHANGES = const((
     "accept_keyset", "add_tries", "confirm", "note_recovery", "raise_time_floor", "record_keyset",
     "revert", "stage",
-)  # fmt: skip
+))  # fmt: skip
 
 
 class Slot:
@@ -169,9 +169,11 @@ class Store:
 
         def call(*args: object) -> object:
             with self:
-                from . import changes, stored
-
-                return getattr(stored if name in _STORED else changes, name)(self, *args)
+                if name in _STORED:
+                    from . import stored as module
+                else:
+                    from . import changes as module  # type: ignore[no-redef]
+                return getattr(module, name)(self, *args)
 
         return call
 

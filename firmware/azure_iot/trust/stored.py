@@ -49,6 +49,11 @@ def load(store: "Store") -> "Store":
         _raise_floors(store, store.state)
         if isinstance(error, MemoryError):
             store._record = -1  # a whole record may be there: nothing is written over it
+    if store.state.good is not None:
+        try:
+            store.facts(store.state.good)  # the first connection has less room to read them
+        except MemoryError as error:
+            store.error = error
     return store
 
 

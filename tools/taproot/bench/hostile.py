@@ -1,7 +1,8 @@
 """An MQTT server over TLS 1.2 that misbehaves on its first connection and is correct after.
 
 Responsible for: one way of misbehaving per scenario (MISCHIEF), a log of what it saw, and being
-a small correct server otherwise: acknowledges, echoes nothing, sends `end` to a subscriber.
+a small correct server otherwise: acknowledges, echoes nothing, sends `end` to a subscriber; and
+telling from the log which PUBLISH should not have come (wrong_resends).
 Its codec is its own: sharing the client's would hide a shared fault.
 """
 
@@ -40,6 +41,16 @@ AFTER_SUBACK = {
     "large": b"",
     "poison": b"",  # made in _misbehave: larger than the client's buffer, QoS 1
 }
+# Modes that fall silent with the connection open, and the packet type at which they do.
+MUTE = {
+    "mute_connect": 1,
+    "mute_subscribe": 8,
+    "mute_publish": 3,
+    "mute_window": 3,  # after two that were acknowledged
+    "mute_idle": 8,  # after SUBACK
+    "mute_delivery": 8,  # after SUBACK and a message whose PUBACK nobody reads
+    "mute_packet": 8,  # after SUBACK and half a packet
+}
 CONNACKS = {
     "badconnack_rc": b"\x20\x02\x00\x05",
     "badconnack_type": b"\x30\x02\x00\x00",
@@ -55,6 +66,8 @@ class Seen:
     number: int
     publishes: list[tuple[bytes, int, bool]] = field(default_factory=list)  # payload, id, dup
     acks: list[int] = field(default_factory=list)
+    kinds: list[int] = field(default_factory=list)  # packet types in order of arrival
+    present: bool = False
     subscriptions: int = 0
     pings: int = 0
     clean: bool = False
@@ -91,6 +104,7 @@ class Server:
         self.seen: list[Seen] = []
         self.recorded: list[bytes] = []  # payloads of every publish answered, in order
         self.duplicates = 0
+        self._forgot = 0  # links before the last forget()
         self._known: set[bytes] = set()
         self.sessions: set[bytes] = set()
         self._stop = threading.Event()
@@ -153,8 +167,12 @@ class Server:
 
     def forget(self) -> None:
         """Start counting again, with a fresh session for everybody."""
-        self.recorded, self.duplicates = [], 0
+        self.recorded, self.duplicates, self._forgot = [], 0, len(self.seen)
         self._known, self.sessions = set(), set()
+
+    def wrong_resends(self, window: int = 8) -> list[str]:
+        """What MQTT does not allow among the publishes since forget(); empty when all is well."""
+        return wrong_resends(self.seen[self._forgot :], window)
 
     def record(self, payload: bytes) -> None:
         """Note a publish that gets its PUBACK."""
@@ -163,6 +181,40 @@ class Server:
         else:
             self._known.add(payload)
             self.recorded.append(payload)
+
+
+def wrong_resends(links: list[Seen], window: int) -> list[str]:
+    """Publishes that should not have come: payloads are taken to name their message.
+
+    A message comes again on a later link only, with DUP and its packet id (MQTT-3.3.1-1, 4.4.0-1),
+    and no more of them than were in flight; one of QoS 0 never.
+    """
+    found = []
+    before: dict[bytes, int] = {}
+    lost = False
+    for link in links:
+        here: dict[bytes, int] = {}
+        again = 0
+        for payload, pid, dup in link.publishes:
+            name = payload[:12].decode("ascii", "replace")
+            if payload in here:
+                found.append(f"{name} twice on one link")
+            elif payload in before:
+                again += 1
+                if not pid:
+                    found.append(f"{name} of QoS 0 again")
+                elif not dup:
+                    found.append(f"{name} again without DUP")
+                elif pid != before[payload]:
+                    found.append(f"{name} again with another id")
+            elif dup and not lost:
+                found.append(f"{name} with DUP at first")
+            here[payload] = pid
+        if again > window:
+            found.append(f"{again} messages again for a window of {window}")
+        before.update(here)
+        lost = lost or link.accepted
+    return list(dict.fromkeys(found))
 
 
 def publish(topic: str, payload: bytes, qos: int = 0, pid: int = 0) -> bytes:
@@ -240,6 +292,7 @@ class _Session:
         while not self.server._stop.is_set():
             head, body = read_packet(self._exactly)
             kind = head >> 4
+            self.seen.kinds.append(kind)
             if kind == 1:
                 self._connect(body)
             elif kind == 8:
@@ -269,19 +322,23 @@ class _Session:
             return
         if mode == "connack_never":
             return
+        if mode == "mute_connect":
+            self._mute()
         if mode == "connack_late":
             server._sleep(2.5)
         present = client in server.sessions and not self.seen.clean
         if not self.seen.clean:
             server.sessions.add(client)
         answer = bytes([0x20, 2, present, 0])
-        self.seen.accepted = True
+        self.seen.accepted, self.seen.present = True, bool(present)
         if mode in ("connack_split", "one_byte_per_second"):
             for byte in answer:
                 server._sleep(0.3 if mode == "connack_split" else 1.0)
                 self._send(bytes([byte]))
         else:
             self._send(answer)
+        if present and server.mode == "mute_delivery":  # nobody has acknowledged it yet
+            self._send(b"\x3a" + publish(DOWN, b"owed", 1, 5)[1:])
         if present:  # a resumed subscriber is not going to subscribe again
             self._end_soon()
 
@@ -290,6 +347,8 @@ class _Session:
         pid = body[:2]
         if self.mode == "suback_never":
             return
+        if self.mode == "mute_subscribe":
+            self._mute()
         if self.mode == "suback_fail":
             self._send(b"\x90\x03" + pid + b"\x80")
             return
@@ -299,8 +358,19 @@ class _Session:
         self._send(b"\x90\x03" + pid + b"\x01")
         if self.mode in AFTER_SUBACK or self.mode == "drip_publish":
             self._misbehave()
-        elif self.mode not in ("noping", "quiet"):
+        elif MUTE.get(self.mode) == 8:
+            if self.mode == "mute_delivery":
+                self._send(publish(DOWN, b"owed", 1, 5))
+            elif self.mode == "mute_packet":
+                self._send(publish(DOWN, bytes(50), 1, 5)[:30])
+            self._mute()
+        elif self.mode not in ("noping", "quiet", "amnesia"):
             self._end_soon()
+
+    def _mute(self) -> None:
+        """Neither read nor answer any more, with the connection open."""
+        self.server._sleep(3600)
+        raise EOFError
 
     def _end_soon(self) -> None:
         self._later(0.2, publish(DOWN, b"end", 1, 77))
@@ -330,6 +400,16 @@ class _Session:
         self.seen.publishes.append((payload, int.from_bytes(pid, "big"), bool(head & 8)))
         mode = self.mode
         if not qos or mode == "puback_never":
+            return
+        seen = len(self.seen.publishes)
+        if mode == "mute_publish" or mode == "mute_window" and seen > 2:
+            self._mute()
+        if mode == "amnesia" and seen > 1:  # with three in flight it forgets everything
+            if seen == 4:
+                self.server.sessions.clear()
+                with contextlib.suppress(OSError):
+                    reset(self.sock)
+                raise EOFError
             return
         if mode == "puback_badlen":
             self._send(b"\x40\x03" + pid + b"\x00")

@@ -14,7 +14,6 @@ relay's record counter over runs of 10 and 30 messages, their difference divided
 
 from __future__ import annotations
 
-import ast
 import json
 import shutil
 import subprocess
@@ -28,11 +27,11 @@ from typing import Any
 import click
 
 from taproot import interpreters
-from taproot.bench import runner
+from taproot.bench import mpy, runner
 from taproot.bench.broker import Mosquitto
 from taproot.bench.plain import Feeder
 from taproot.bench.relay import TO_SERVER, Relay
-from taproot.console import UsageFailed
+from taproot.console import PeerFailed, UsageFailed
 
 SCRIPT = Path(__file__).parent / "device" / "mqtt_bench.py"
 TOPIC = "devices/dev1/messages/events/"
@@ -40,6 +39,7 @@ SIZES = {64: 40, 1024: 40, 16384: 16, 204800: 4}  # payload -> n of the instruct
 NAMES = {64: "64", 1024: "1k", 16384: "16k", 204800: "200k"}
 PROTOCOL = ("packet", "receiving", "sending", "session")  # without I/O, clock or task
 CORE = (*PROTOCOL, "client", "connection")
+ON_DEMAND = ("stream", "words")  # loaded by a message from a reader, by an error
 
 
 class Lab:
@@ -50,6 +50,7 @@ class Lab:
         self.instructions = runner.Callgrind(build)
         self._constant: int | None = None
         self._parts: dict[str, int] = {}
+        self.profile: dict[str, int] = {}  # of the last count
 
     def args(self, mode: str, qos: int, size: int, n: int, port: int | None = None) -> list[str]:
         """Arguments of the measured program."""
@@ -75,9 +76,36 @@ class Lab:
         starter = _later(feeder, 6.0) if feeder else None
         args = (*self.args(mode, qos, size, n), *more)
         total, _ = self.instructions.run(SCRIPT, *args, heap=heap)
+        self.profile = self.instructions.profile
         if starter is not None:
             starter()
         return round((total - self._constant) / n)
+
+    def over(
+        self, mode: str, least: str, qos: int, size: int, n: int, m: int = 0, heap: str = "400m"
+    ) -> tuple[int, int, str]:
+        """Instructions per message of the smallest program and of ours, and which functions take
+        the difference. `m`: messages of the smallest one."""
+        floor = self.count(least, qos, size, m or n, heap=heap)
+        costs = {name: cost * n // (m or n) for name, cost in self.profile.items()}
+        value = self.count(mode, qos, size, n, heap=heap)
+        return floor, value, runner.difference(self.profile, costs, 6, n)
+
+    def said(self, mode: str, word: str, build: str = "unix32", **more: Any) -> list[list[str]]:
+        """The lines of a program that begin with `word`, split."""
+        options = {"qos": 1, "size": 64, "n": 0, **more}
+        args = self.args(mode, **options)
+        result = interpreters.run(build, SCRIPT, *args, heap="8m", timeout=60)
+        lines = [line.split() for line in result.stdout.splitlines()]
+        found = [line[1:] for line in lines if line[:1] == [word]]
+        if result.returncode or not found:
+            raise PeerFailed(f"{mode}: no {word} line\n{result.text}")
+        return found
+
+    def pieces(self, mode: str) -> str:
+        """What a program says of the parts of a figure, as text."""
+        found = self.said(mode, "PART")
+        return ", ".join(f"{name.replace('_', ' ')} {int(size):,} B" for name, size in found)
 
     def parts(self, kind: str, qos: int) -> str:
         """The single steps of the protocol path, measured without a socket."""
@@ -86,11 +114,9 @@ class Lab:
                 self._parts[name] = self.count(f"part.{name}", 1, 64, 40)
         found = self._parts
         if kind == "recv":
-            return f"next() takes {found['message']:,} for a message (one call, 10 attributes)"
-        text = f"publish() takes {found['publish']:,} (one call, 11 attributes)"
-        if qos:
-            text += f", next() {found['ack']:,} for its PUBACK (one call, 9)"
-        return text + "; an attribute costs 40 to 150 instructions in this VM, a call 700"
+            return f"next() takes {found['message']:,} for a message"
+        text = f"publish() takes {found['publish']:,}"
+        return text + (f", next() {found['ack']:,} for its PUBACK" if qos else "")
 
     def plainly(
         self, mode: str, qos: int, size: int, n: int, build: str, port: int | None = None,
@@ -136,12 +162,11 @@ def protocol_path(lab: Lab, kind: str) -> None:
     """B3: session and transport against the floor, one direction."""
     for qos in (0, 1):
         for size, n in SIZES.items():
-            floor = lab.count(f"floor.{kind}", qos, size, n)
-            value = lab.count(f"core.{kind}", qos, size, n)
+            floor, value, profile = lab.over(f"core.{kind}", f"floor.{kind}", qos, size, n)
             lab.bench.add(
                 f"mqtt.{kind}.q{qos}.{NAMES[size]}.core", value, "instr", n=n,
                 build=lab.build, floor=floor, goal=round(floor * _goal(size)),
-                why=f"{value - floor:,} over the floor; " + lab.parts(kind, qos),
+                why=f"{value - floor:,} over the floor: {profile}; " + lab.parts(kind, qos),
                 ratio=round(value / floor, 2),
             )  # fmt: skip
 
@@ -151,12 +176,11 @@ def chunks(lab: Lab) -> None:
     n = SIZES[16384]
     for qos in (0, 1):
         size = 16384 - len(TOPIC) - 6 - 2 * qos  # a packet of exactly four buffers
-        floor = lab.count("floor.recv", qos, size, n)
-        value = lab.count("core.chunks", qos, size, n)
+        floor, value, profile = lab.over("core.chunks", "floor.recv", qos, size, n)
         lab.bench.add(
             f"mqtt.recv.q{qos}.16k.chunks", value, "instr", n=n, build=lab.build, floor=floor,
             goal=round(floor * _goal(16384)), ratio=round(value / floor, 2),
-            why=f"{value - floor:,} over the floor, which reads the packet at once",
+            why=f"{value - floor:,} over the floor, which reads the packet at once: {profile}",
         )  # fmt: skip
 
 
@@ -168,14 +192,12 @@ def whole_client(lab: Lab) -> None:
         ("mqtt.pub.q1.64.aio16", "aio.pub", "bare.pub", 1.5),
         ("mqtt.pub.q1.64.aio1", "aio.one", "bare.one", 5.0),
     ):
-        smallest = lab.count(bare, 1, 64, n, heap="1m")
-        value = lab.count(mode, 1, 64, n, heap="1m")
+        smallest, value, profile = lab.over(mode, bare, 1, 64, n, heap="1m")
         lab.bench.add(
             name, value, "instr", n=n, build=lab.build, floor=floor,
             goal=round(floor * ratio),
             why=f"the smallest asyncio client takes {smallest:,} here, so asyncio leaves "
-            f"{value - smallest:,} to this one; " + lab.parts("pub", 1)
-            + "; the rest: publish(), delivered() and the reader as coroutines",
+            f"{value - smallest:,} to this one: {profile}; " + lab.parts("pub", 1),
             ratio=round(value / floor, 2), bare=smallest,
         )  # fmt: skip
 
@@ -183,57 +205,86 @@ def whole_client(lab: Lab) -> None:
 def heap(lab: Lab) -> None:
     """B5, B6, B8: bytes of heap on a 32-bit build."""
     n = 40
-    own, _ = lab.plainly("none+heap", 0, 0, 0, "unix32")  # the counter's own
+    # the counter itself: nothing is nothing, and a block of 16 B per message is seen
+    for name, mode, want in (("none", "none+heap", 0), ("block", "leak+heap", 16)):
+        used, _ = lab.plainly(mode, 0, 0, n, "unix32")
+        lab.bench.add(
+            f"mqtt.heap.{name}", used / n, "B", n=n, build="unix32", goal=want, cmp="==",
+            why=f"{used} B between two looks at the heap",
+        )  # fmt: skip
+    steps = {}
+    for step in ("publish", "ack", "message"):
+        used, _ = lab.plainly(f"part.{step}+heap", 1, 64, n, "unix32")
+        steps[step] = used / n
+    alone = "by themselves, B per message: " + ", ".join(f"{k} {v:.1f}" for k, v in steps.items())
     for qos, goal in ((0, 64), (1, 96)):
         used, _ = lab.plainly("core.pub+heap", qos, 64, n, "unix32")
-        used -= own
         lab.bench.add(
-            f"mqtt.pub.q{qos}.64.heap", round(used / n, 1), "B", n=n, build="unix32", goal=goal
-        )
+            f"mqtt.pub.q{qos}.64.heap", round(used / n, 1), "B", n=n, build="unix32", goal=goal,
+            why=f"{used} B for {n} messages; {alone}",
+        )  # fmt: skip
     for qos in (0, 1):
         for size in (64, 1024):
             used, _ = lab.plainly("core.recv+heap", qos, size, n, "unix32")
-            used -= own
             lab.bench.add(
                 f"mqtt.recv.q{qos}.{NAMES[size]}.heap", round(used / n, 1), "B", n=n,
-                build="unix32", goal=0,
+                build="unix32", goal=0, why=f"{used} B for {n} messages; {alone}",
             )  # fmt: skip
     used, _ = lab.plainly("aio.one+heap", 1, 64, n, "unix32")
     bare, _ = lab.plainly("bare.one+heap", 1, 64, n, "unix32")
     lab.bench.add(
         "mqtt.pub.q1.64.aio1.heap", round(used / n), "B", n=n, build="unix32", goal=400,
         bare=round(bare / n),
-        why=f"the smallest asyncio client takes {bare / n:.0f} here; publish() is a coroutine of 128 B, "
-        "delivered() of 64",
+        why=f"the smallest asyncio client takes {bare / n:.0f} here, this one "
+        f"{(used - bare) / n:+.0f}; of it {lab.pieces('steps')}",
     )  # fmt: skip
     used, _ = lab.plainly("ram", 0, 0, 0, "unix32")
     lab.bench.add(
         "mqtt.connected.heap", used, "B", build="unix32", goal=1024,
-        why="session 0.7 KB (47 attributes, a ring of 8 and its topics, ages), client 0.4 KB (29 "
-        "attributes, two events, backoff), two tasks and the nested frames of the reader 0.5 KB",
+        why=lab.pieces("ram+parts"),
     )  # fmt: skip
     used, _ = lab.plainly("import", 0, 0, 0, "unix32")
     lab.bench.add("mqtt.import.heap", used, "B", build="unix32")
 
 
+def _packet(size: int, qos: int) -> int:
+    """Bytes of a PUBLISH with that payload."""
+    body = 2 + len(TOPIC) + 2 * qos + size
+    return 1 + (1 if body < 128 else 2 if body < 16384 else 3) + body
+
+
+def _recorded(lab: Lab, mode: str, qos: int, size: int) -> tuple[float, float]:
+    """TLS records and bytes per PUBLISH."""
+    found = []
+    for n in (10, 30):
+        with Relay(lab.broker.tls_port, count_records=True) as relay:
+            lab.plainly(mode, qos, size, n, lab.build, relay.port)
+        found.append(relay.connections[0].records[TO_SERVER])
+    records = (found[1].application - found[0].application) / 20
+    return records, (found[1].wire - found[0].wire) / 20
+
+
 def wire(lab: Lab) -> None:
-    """B1: TLS records and bytes per PUBLISH."""
+    """B1: TLS records, writes and bytes per PUBLISH: of the protocol path and of the client."""
     limit = 4096  # OUT_CONTENT_LEN of the unix64 build
     for qos in (0, 1):
         for size in (64, 1024, 4000, 16384):
-            found = []
-            for n in (10, 30):
-                with Relay(lab.broker.tls_port, count_records=True) as relay:
-                    lab.plainly("core.pub", qos, size, n, lab.build, relay.port)
-                found.append(relay.connections[0].records[TO_SERVER])
-            records = (found[1].application - found[0].application) / 20
-            length = (found[1].wire - found[0].wire) / 20
-            packet = (
-                size + 2 + len(TOPIC) + 2 * qos + (2 if size < 90 else 3 if size < 16000 else 4)
+            goal = -(-_packet(size, qos) // limit)
+            for mode, name in (("core.pub", ""), ("aio.pub", ".aio")):
+                records, length = _recorded(lab, mode, qos, size)
+                lab.bench.add(
+                    f"mqtt.pub.q{qos}.{size}{name}.records", records, "records", n=20,
+                    build=lab.build, goal=goal, wire_bytes=length,
+                    why=f"{length:,.0f} B on the wire for a packet of {_packet(size, qos):,}",
+                )  # fmt: skip
+            n = 20
+            ((calls, writes),) = lab.said(
+                "aio.pub+writes", "WRITES", lab.build, qos=qos, size=size, n=n
             )
             lab.bench.add(
-                f"mqtt.pub.q{qos}.{size}.records", records, "records", n=20, build=lab.build,
-                goal=-(-packet // limit), wire_bytes=length,
+                f"mqtt.pub.q{qos}.{size}.aio.writes", int(writes) / n, "writes", n=n,
+                build=lab.build, goal=goal, calls=int(calls) / n,
+                why=f"{int(calls) / n} calls of the client into TLS make {int(writes) / n} writes",
             )  # fmt: skip
 
 
@@ -248,7 +299,9 @@ def rate(lab: Lab) -> None:
     goal = min(10000.0, 0.3 * floor)
     lab.bench.add(
         "mqtt.pub.q1.64.rate", round(best), "1/s", n=n, build=lab.build, floor=round(floor),
-        goal=round(goal), cmp=">=", why="a figure of this machine in this minute, two shared cores",
+        goal=round(goal), cmp=">=",
+        why=f"{1e6 / best:.0f} µs a message, {1e6 / floor:.0f} of them the floor's; "
+        "instructions of both: mqtt.pub.q1.64.aio1",
     )  # fmt: skip
 
 
@@ -266,58 +319,35 @@ def window(lab: Lab) -> None:
         lab.bench.add(f"mqtt.window.{size}.held", used, "B", build="unix32")
 
 
-def _names_and_texts(files: list[Path]) -> tuple[int, int]:
-    """Bytes of different identifiers per module, and of string constants that are not names."""
-    names = texts = 0
-    for file in files:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        found: set[str] = set()
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Name):
-                found.add(node.id)
-            elif isinstance(node, ast.Attribute):
-                found.add(node.attr)
-            elif isinstance(node, ast.arg):
-                found.add(node.arg)
-            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                found.add(node.name)
-            elif isinstance(node, ast.Raise):
-                texts += sum(
-                    len(part.value)
-                    for part in ast.walk(node)
-                    if isinstance(part, ast.Constant) and isinstance(part.value, str)
-                )
-        names += sum(len(name) + 2 for name in found)
-    return names, texts
-
-
 def size(lab: Lab) -> None:
     """B7: compiled size of the modules a publishing and subscribing device loads."""
     folder = interpreters.firmware_folder() / "azure_iot" / "mqtt"
     compiler = interpreters.build_folder() / "bin" / "mpy-cross"
-    sizes: dict[str, int] = {}
+    found: dict[str, dict[str, int]] = {}
     with tempfile.TemporaryDirectory() as out:
-        for name in (*CORE, "stream"):
+        for name in (*CORE, *ON_DEMAND):
             target = Path(out) / f"{name}.mpy"
             subprocess.run(
                 [str(compiler), "-O3", "-o", str(target), f"{name}.py"], cwd=folder, check=True
             )
-            sizes[name] = target.stat().st_size
-    total = sum(sizes[name] for name in CORE)
-    parts = ", ".join(f"{name} {sizes[name]:,}" for name in CORE)
-    names, texts = _names_and_texts([folder / f"{name}.py" for name in CORE])
-    lab.bench.add(
-        "mqtt.size.mpy", total, "B", build="mpy-cross", goal=6144,
-        why=f"{parts}; of it names {names:,} (each module carries its own table) and texts "
-        f"{texts:,} (errors in words, rules); the rest is bytecode: deadlines, window, resend, "
-        "checks of every packet, queue, eviction and large messages, none of which the 3.2 KB "
-        "of umqtt.robust has",
-    )  # fmt: skip
-    lab.bench.add(
-        "mqtt.size.protocol.mpy", sum(sizes[name] for name in PROTOCOL), "B", build="mpy-cross",
-        goal=6144, why="the session without I/O: " + parts,
-    )  # fmt: skip
-    lab.bench.add("mqtt.size.stream.mpy", sizes["stream"], "B", build="mpy-cross")
+            found[name] = mpy.sections(target)
+
+    def total(names: tuple[str, ...]) -> int:
+        return sum(sum(found[name].values()) for name in names)
+
+    def profile(names: tuple[str, ...]) -> str:
+        """Names, constants and bytecode, of all and per module."""
+        whole = {key: sum(found[name][key] for name in names) for key in found["packet"]}
+        each = [f"{name} {'+'.join(f'{n:,}' for n in found[name].values())}" for name in names]
+        told = ", ".join(f"{key} {n:,}" for key, n in whole.items())
+        return f"{told}; by module in that order: {', '.join(each)}"
+
+    for row, names in (("mqtt.size.mpy", CORE), ("mqtt.size.protocol.mpy", PROTOCOL)):
+        lab.bench.add(
+            row, total(names), "B", build="mpy-cross", goal=6144, why=profile(names)
+        )  # fmt: skip
+    for name in ON_DEMAND:
+        lab.bench.add(f"mqtt.size.{name}.mpy", total((name,)), "B", build="mpy-cross")
 
 
 def token(lab: Lab) -> None:
@@ -332,7 +362,7 @@ def token(lab: Lab) -> None:
     least, _ = lab.plainly("sas.direct+heap", 0, 0, 10, "unix32")
     lab.bench.add(
         "mqtt.sas.heap", used // 10, "B", n=10, build="unix32", floor=least // 10,
-        goal=round(least / 10 * 1.1),
+        goal=round(least / 10 * 1.1), why=f"{(used - least) // 10} B over the direct computation",
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ os.unsetenv just after its loop, whose libc functions start and end the counting
 
 from __future__ import annotations
 
+import bisect
 import json
 import platform
 import re
@@ -135,13 +136,45 @@ class Callgrind:
         found = re.search(r"^summary: (\d+)", text, re.MULTILINE)
         if found is None:
             raise PeerFailed(f"{script.name}: no summary from callgrind")
-        self.profile = profile(text)
+        self.profile = _named(profile(text), self.build)
         return int(found.group(1)), result
 
     def top(self, n: int, per: int) -> str:
         """The `n` functions that cost most, as text for a `why`."""
-        found = sorted(self.profile.items(), key=lambda item: -item[1])[:n]
-        return ", ".join(f"{name} {cost // per:,}" for name, cost in found)
+        return most(self.profile, n, per)
+
+
+def most(costs: dict[str, int], n: int, per: int, sign: str = "") -> str:
+    """The `n` largest costs as text, each divided by `per`."""
+    found = sorted(costs.items(), key=lambda item: -item[1])[:n]
+    return ", ".join(f"{name} {cost // per:{sign},}" for name, cost in found)
+
+
+def difference(costs: dict[str, int], least: dict[str, int], n: int, per: int) -> str:
+    """The `n` functions that take most of what one profile has over another, as text."""
+    more = {name: cost - least.get(name, 0) for name, cost in costs.items()}
+    return most({name: cost for name, cost in more.items() if cost >= per}, n, per, "+")
+
+
+def _named(costs: dict[str, int], build: str) -> dict[str, int]:
+    """Names for the addresses that callgrind gives for a stripped interpreter, where its linker
+    has left its map."""
+    path = interpreters.build_folder() / "obj" / build / "micropython.map"
+    if not path.exists():
+        return costs
+    line = r"^ \.text\.(\S+)\s+0x([0-9a-f]+)\s+0x([0-9a-f]+)\s"
+    found = re.findall(line, path.read_text(errors="replace"), re.MULTILINE)
+    sections = sorted((int(at, 16), int(size, 16), name) for name, at, size in found)
+    starts = [at for at, _, _ in sections]
+    out: dict[str, int] = {}
+    for key, cost in costs.items():
+        name = key
+        if key.startswith("0x"):
+            i = bisect.bisect_right(starts, int(key, 16)) - 1
+            if i >= 0 and int(key, 16) < starts[i] + sections[i][1]:
+                name = sections[i][2]
+        out[name] = out.get(name, 0) + cost
+    return out
 
 
 def profile(text: str) -> dict[str, int]:

@@ -25,7 +25,7 @@ FORBIDDEN = frozenset(
 PURE = (
     "errors", "log", "transient", "backoff", "bag", "dates", "deadlines", "large", "desired", "identity", "credentials",
     "external", "connection_string", "keymaterial", "sas", "hub", "dps",
-    "mqtt.packet", "mqtt.session", "mqtt.sending", "mqtt.receiving", "mqtt",
+    "mqtt.packet", "mqtt.session", "mqtt.sending", "mqtt.receiving", "mqtt.words", "mqtt",
     "tls.profile", "tls.planner", "tls.sessions", "tls.presented", "tls",
     "trust", "trust.errors", "trust.jws", "trust.rsa", "trust.der", "trust.bundle", "trust.scan",
     "trust.keyset", "trust.sources", "trust.hosts", "trust.roots",
@@ -37,7 +37,7 @@ AZURE = (
     "identity", "credentials", "external", "connection_string", "keymaterial", "hub", "dps", "client", "provisioning",
     "assignment", "agent", "bringup", "twin", "methods", "c2d", "large", "desired",
     "updater", "link", "report", "upload", "x509", "core", "managed", "module", "guard", "ladder",
-    "timekeeper", "upkeep", "arrivals", "pnp",
+    "timekeeper", "upkeep", "arrivals", "pnp", "quiet",
 )  # fmt: skip
 
 
@@ -80,11 +80,11 @@ TABLE = (
     _row("esp32 esp32.*", "os time sys gc machine network esp32 asyncio ntptime socket vfs", _P
          + " clock esp32.*"),
     _row(
-        "twin methods c2d report large desired updater upload x509 guard timekeeper upkeep arrivals core managed "
+        "twin methods c2d report large desired updater upload x509 guard timekeeper upkeep arrivals core managed quiet "
         "client module provisioning assignment",
         "asyncio os gc time",
         _P + " clock forever transport tls.* trust.* https websocket link mqtt.* twin methods c2d report "
-        "updater upload x509 guard timekeeper upkeep arrivals core managed client module "
+        "updater upload x509 guard timekeeper upkeep arrivals core managed quiet client module "
         "provisioning assignment",
     ),
     _row(
@@ -96,11 +96,15 @@ TABLE = (
 )  # fmt: skip
 # `import azure_iot` gives the public names, loaded when they are asked for.
 LAZY = "__init__"
+# Names every module but those of a board, and runs none; beside the package.
+NAMES = "frozen_names.py"
 
 # Host side: modules of the device package that CPython code may import.
 HOST_PACKAGE = PURE
 # Tests may also run these in-process: they need no more than os and gc.
 HOST_TESTS = (*PURE, "trust.*", "tls.room")
+# The simulation drives devices: these, too, run on CPython, over its clock and without bytes.
+SIMULATION = (*PURE, "clock", "link", "timekeeper", "trust.recovery", "mqtt.connection")
 # A codec that both sides share hides the bug that both sides share.
 EMULATOR_NEVER = ("mqtt", "mqtt.*", "sas")
 # Programs in these folders run on MicroPython, wherever they lie; so does what is called
@@ -168,7 +172,23 @@ def device_findings(firmware: Path) -> list[str]:
             problem = _judge(module, name, row, set(files))
             if problem:
                 found.append(f"{where}:{line}: {problem}")
+    if (firmware / NAMES).exists():  # without it the frozen builds fail
+        found += _names_findings(firmware, set(files))
     return found
+
+
+def _names_findings(firmware: Path, modules: set[str]) -> list[str]:
+    """What frozen_names.py lacks, or names and is not there."""
+    path = firmware / NAMES
+    tree = ast.parse(path.read_text("utf-8"))
+    named = {name for _, name in imports(tree, NAMES, False) if name.startswith(PACKAGE)}
+    wanted = {
+        f"{PACKAGE}.{module}"
+        for module in modules - {LAZY}
+        if module.split(".", maxsplit=1)[0] not in ("esp32", "unix")
+    }
+    where = path.relative_to(firmware.parent)
+    return [f"{where}:1: must name {', '.join(sorted(named ^ wanted))}"] if named != wanted else []
 
 
 def _module_of(root: Path, path: Path) -> str:
@@ -213,7 +233,9 @@ def host_findings(root: Path) -> list[str]:
         where = path.relative_to(root)
         if _runs_on_device(where):
             continue
-        allowed = HOST_TESTS if where.parts[0] == "host_tests" else HOST_PACKAGE
+        allowed: tuple[str, ...] = HOST_TESTS if where.parts[0] == "host_tests" else HOST_PACKAGE
+        if where.parts[:3] == ("tools", "taproot", "simulate"):
+            allowed = SIMULATION
         emulator = where.parts[:3] == ("tools", "taproot", "emulator")
         for line, name in imports(ast.parse(path.read_text("utf-8")), "host", False):
             if name.split(".")[0] != PACKAGE:

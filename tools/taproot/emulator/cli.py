@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import signal
+import ssl
 import sys
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--device", "devices", multiple=True, help="Register a device (d) or module (d/m).")
 @click.option("--chain", "chain_file", type=_FILE, help="Server certificate: PEM, leaf first.")
 @click.option("--key", "key_file", type=_FILE, help="Its private key.")
-@click.option("--root-file", type=_FILE, help="Write the root that clients have to trust.")
+@click.option(
+    "--root-file",
+    type=_FILE,
+    help="Write the root that clients have to trust: DER if the name ends in .der, else PEM.",
+)
 @click.option("--preview", is_flag=True, default=None, help="Speak preview members.")
 @click.option(
     "--random-faults", is_flag=True, default=None, help="Disturb connections, repeatably."
@@ -130,7 +135,7 @@ async def _serve(config: Any, root_file: Path | None, stream: bool, control_path
         if root_file is not None:
             if emulator.root_pem is None:
                 raise UsageFailed("--root-file: the root of a chain given by --chain is not known")
-            _write(root_file, emulator.root_pem)
+            _write_root(root_file, emulator.root_pem)
         write_control_file(control_path, emulator.control_url, emulator.control_token)
         click.echo(_ready(emulator), err=stream)
         await done.wait()
@@ -148,8 +153,12 @@ def _print_event(event: dict[str, Any], done: asyncio.Event) -> None:
         done.set()
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
+def _write_root(path: Path, pem: str) -> None:
+    """Write a certificate in the form that the file's name asks for."""
+    if path.suffix.lower() == ".der":
+        path.write_bytes(ssl.PEM_cert_to_DER_cert(pem))
+    else:
+        path.write_text(pem)
 
 
 def _raise_file_limit() -> None:

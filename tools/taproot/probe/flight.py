@@ -1,9 +1,10 @@
 """One question to a TLS server: a ClientHello of our own making and the server's first flight.
 
-Responsible for: ClientHellos of TLS 1.0 to 1.2 with exactly the suites and extensions asked for,
-and reading what comes back in the clear: ServerHello, Certificate, CertificateRequest, alerts,
-record sizes. Not for: verifying (chain.py), complete handshakes (resumption.py). RFC 5246
-section 7.4, RFC 6066, RFC 8422. Nothing is sent but the hello; nothing received is trusted.
+Responsible for: ClientHellos of TLS 1.0 to 1.3 with exactly the suites and extensions asked for,
+and reading what comes back in the clear: ServerHello, and up to TLS 1.2 Certificate,
+CertificateRequest, alerts, record sizes. Not for: verifying (chain.py), complete handshakes
+(resumption.py). RFC 5246 section 7.4, RFC 6066, RFC 8422, RFC 8446 section 4.1. Nothing is sent but
+the hello; nothing received is trusted.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import socket
 import struct
 from dataclasses import dataclass, field
 
+from taproot.probe.wire import Wire, connected
+
 CHANGE_CIPHER, ALERT, HANDSHAKE = 20, 21, 22
 SERVER_HELLO, CERTIFICATE, SERVER_KEY, CERTIFICATE_REQUEST, HELLO_DONE = 2, 11, 12, 13, 14
-VERSIONS = {"TLSv1.0": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303}
+VERSIONS = {"TLSv1.0": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 NAMES = {value: name for name, value in VERSIONS.items()}
 ALERTS = {
     0: "close_notify", 10: "unexpected_message", 20: "bad_record_mac", 22: "record_overflow",
@@ -53,11 +56,8 @@ CLASSES = (
     *((code, "legacy") for code in LEGACY),
     *((code, "weak") for code in WEAK),
 )
+TLS13 = [0x1301, 0x1302, 0x1303]
 _MAX_FLIGHT = 1 << 20
-
-
-class Unreachable(Exception):
-    """No connection, or silence: says nothing about TLS."""
 
 
 @dataclass
@@ -76,6 +76,7 @@ class Flight:
     done: bool = False
     alert: str = ""
     note: str = ""
+    silent: bool = False  # no answer in time, or no connection: nothing is known
     records: list[tuple[int, int]] = field(default_factory=list)
     sent: int = 0
 
@@ -83,6 +84,11 @@ class Flight:
     def accepted(self) -> bool:
         """The server went on with the handshake."""
         return bool(self.version) and not self.alert
+
+    @property
+    def tls(self) -> bool:
+        """Something came back, and it was TLS."""
+        return bool(self.records)
 
     @property
     def mfl(self) -> int:
@@ -116,11 +122,18 @@ def client_hello(
     extensions += _extension(11, b"\x01\x00")
     if version >= 0x0303:
         schemes = struct.pack("!7H", 0x0403, 0x0503, 0x0401, 0x0501, 0x0601, 0x0203, 0x0201)
+        if version >= 0x0304:
+            schemes = struct.pack("!3H", 0x0804, 0x0805, 0x0806) + schemes  # RSA-PSS
         extensions += _extension(13, struct.pack("!H", len(schemes)) + schemes)
     extensions += _extension(23, b"")  # extended master secret
     if ticket:
         extensions += _extension(35, b"")
     extensions += _extension(0xFF01, b"\x00")
+    if version >= 0x0304:
+        extensions += _extension(43, struct.pack("!BH", 2, version))
+        share = struct.pack("!HH", 0x001D, 32) + os.urandom(32)  # any 32 bytes are an X25519 key
+        extensions += _extension(51, struct.pack("!H", len(share)) + share)
+        version = 0x0303
     body = struct.pack("!H", version) + os.urandom(32) + b"\x00"
     body += struct.pack("!H", 2 * len(suites)) + b"".join(struct.pack("!H", s) for s in suites)
     body += b"\x01\x00" + struct.pack("!H", len(extensions)) + extensions
@@ -147,41 +160,35 @@ def ask(
 ) -> Flight:
     """Send one ClientHello and read the server's first flight."""
     flight = Flight()
-    try:
-        with socket.create_connection(address, timeout) as conn:
-            data = client_hello(suites, **hello)  # type: ignore[arg-type]
-            flight.sent = len(data)
-            conn.sendall(data)
-            _read(conn, flight)
-    except TimeoutError:
-        raise Unreachable(
-            f"{address[0]}:{address[1]} did not answer within {timeout:g} s"
-        ) from None
-    except ConnectionResetError:
-        flight.note = flight.note or "connection reset"
-    except OSError as error:
-        raise Unreachable(f"{address[0]}:{address[1]}: {error.strerror or error}") from None
+    with connected(address, timeout) as wire:
+        data = client_hello(suites, **hello)  # type: ignore[arg-type]
+        flight.sent = len(data)
+        try:
+            wire.send(data)
+            _read(wire, flight)
+        except ConnectionError:
+            flight.note = flight.note or "connection reset"
     return flight
 
 
-def _read(conn: socket.socket, flight: Flight) -> None:
+def _read(wire: Wire, flight: Flight) -> None:
     messages = bytearray()
     total = 0
     while not flight.done and not flight.alert:
-        head = _exactly(conn, 5)
+        head = _exactly(wire, 5)
         if head is None:
             flight.note = "connection closed"
             return
         kind, _, size = struct.unpack("!BHH", head)
         if kind not in (CHANGE_CIPHER, ALERT, HANDSHAKE):
-            flight.note = "not TLS: " + repr(head.decode("ascii", "replace"))
+            flight.note = "it answered " + repr(head.decode("ascii", "replace"))
             return
-        body = _exactly(conn, size)
+        flight.records.append((kind, size))
+        body = _exactly(wire, size)
         total += 5 + size
         if body is None or total > _MAX_FLIGHT:
             flight.note = "cut off in the middle of a record"
             return
-        flight.records.append((kind, size))
         if kind == ALERT and size >= 2 and body[0] == 2:
             flight.alert = ALERTS.get(body[1], f"alert {body[1]}")
         elif kind == HANDSHAKE:
@@ -189,10 +196,10 @@ def _read(conn: socket.socket, flight: Flight) -> None:
             _messages(messages, flight)
 
 
-def _exactly(conn: socket.socket, size: int) -> bytes | None:
+def _exactly(wire: Wire, size: int) -> bytes | None:
     data = b""
     while len(data) < size:
-        part = conn.recv(size - len(data))
+        part = wire.receive(size - len(data))
         if not part:
             return None
         data += part
@@ -236,6 +243,9 @@ def _server_hello(body: bytes, flight: Flight) -> None:
         kind, size = struct.unpack_from("!HH", body, at)
         flight.extensions[kind] = body[at + 4 : at + 4 + size]
         at += 4 + size
+    if 43 in flight.extensions:  # TLS 1.3: the rest is encrypted
+        version = int.from_bytes(flight.extensions[43], "big")
+        flight.version, flight.done = NAMES.get(version, f"0x{version:04x}"), True
 
 
 def _certificates(body: bytes) -> list[bytes]:

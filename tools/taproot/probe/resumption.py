@@ -1,4 +1,4 @@
-"""Complete, verified handshakes: TLS 1.3, and resumption by ticket and by session id.
+"""Complete, verified TLS 1.2 handshakes: resumption by ticket and by session id.
 
 Responsible for: handshakes through OpenSSL over memory buffers, so that every record and its
 direction is seen. Not for: the server's first flight (flight.py). A chain that no known root
@@ -7,14 +7,12 @@ carries is not shaken hands with: there is no unverified connection here either.
 
 from __future__ import annotations
 
-import socket
+import contextlib
 import ssl
-import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from taproot.probe.flight import Unreachable
-
-_NAMES = {20: "ChangeCipherSpec", 21: "Alert", 22: "Handshake", 23: "Application"}
+from taproot.probe.wire import Wire, connected
 
 
 @dataclass
@@ -33,14 +31,10 @@ class Shake:
         return sum(size + 5 for way, _, size in self.records if way == direction)
 
 
-def context(
-    roots_pem: str, *, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2, tickets: bool = True
-) -> ssl.SSLContext:
-    """A verifying client context for exactly one TLS version."""
+def context(roots_pem: str, *, tickets: bool) -> ssl.SSLContext:
+    """A verifying client context for TLS 1.2."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        made.minimum_version = made.maximum_version = version
+    made.minimum_version = made.maximum_version = ssl.TLSVersion.TLSv1_2
     made.load_verify_locations(cadata=roots_pem)
     if not tickets:
         made.options |= ssl.OP_NO_TICKET
@@ -59,36 +53,26 @@ def shake(
     found = Shake()
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = made.wrap_bio(incoming, outgoing, server_hostname=name, session=session)
-    try:
-        with socket.create_connection(address, timeout) as conn:
-            pipe = _Pipe(conn, incoming, outgoing, found)
-            try:
-                pipe.until(tls.do_handshake)
-                if tls.version() == "TLSv1.3":
-                    # Tickets come after the handshake there.
-                    conn.settimeout(0.5)
-                    pipe.drain(tls)
-            except (ssl.SSLError, ConnectionError) as error:
-                found.error = getattr(error, "reason", None) or str(error)
-                return found
-            suite = tls.cipher()
-            found.version, found.suite = tls.version() or "", suite[0] if suite else ""
-            found.resumed, found.session = bool(tls.session_reused), tls.session
+    with connected(address, timeout) as wire:
+        pipe = _Pipe(wire, incoming, outgoing, found)
+        try:
+            pipe.until(tls.do_handshake)
+        except (ssl.SSLError, ConnectionError) as error:
+            found.error = getattr(error, "reason", None) or str(error)
+            return found
+        suite = tls.cipher()
+        found.version, found.suite = tls.version() or "", suite[0] if suite else ""
+        found.resumed, found.session = bool(tls.session_reused), tls.session
+        with contextlib.suppress(ConnectionError):
             pipe.closing(tls)
-    except TimeoutError:
-        raise Unreachable(
-            f"{address[0]}:{address[1]} did not answer within {timeout:g} s"
-        ) from None
-    except OSError as error:
-        raise Unreachable(f"{address[0]}:{address[1]}: {error.strerror or error}") from None
     return found
 
 
 class _Pipe:
     def __init__(
-        self, conn: socket.socket, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, found: Shake
+        self, wire: Wire, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, found: Shake
     ) -> None:
-        self.conn, self.incoming, self.outgoing, self.found = conn, incoming, outgoing, found
+        self.wire, self.incoming, self.outgoing, self.found = wire, incoming, outgoing, found
         self.partial = {">": bytearray(), "<": bytearray()}
 
     def note(self, direction: str, data: bytes) -> None:
@@ -105,9 +89,9 @@ class _Pipe:
         if self.outgoing.pending:
             data = self.outgoing.read()
             self.note(">", data)
-            self.conn.sendall(data)
+            self.wire.send(data)
 
-    def until(self, step) -> None:  # type: ignore[no-untyped-def]
+    def until(self, step: Callable[[], None]) -> None:
         while True:
             try:
                 step()
@@ -115,7 +99,7 @@ class _Pipe:
                 return
             except ssl.SSLWantReadError:
                 self.flush()
-                data = self.conn.recv(65536)
+                data = self.wire.receive(65536)
                 if not data:
                     raise ConnectionError("connection closed in the handshake") from None
                 self.note("<", data)
@@ -123,18 +107,6 @@ class _Pipe:
             except ssl.SSLError:
                 self.flush()
                 raise
-
-    def drain(self, tls: ssl.SSLObject) -> None:
-        try:
-            data = self.conn.recv(65536)
-        except TimeoutError:
-            return
-        self.note("<", data)
-        self.incoming.write(data)
-        try:
-            tls.read(1)
-        except ssl.SSLError:
-            return
 
     def closing(self, tls: ssl.SSLObject) -> None:
         """Send close_notify: OpenSSL forgets a session that ended without."""

@@ -1,7 +1,7 @@
 """A fleet after its hub dropped every connection: who is back when, and who bothers whom.
 
-Responsible for: virtual time and a hub that takes `rate` connections a second. The policies are
-the firmware's own pure modules: backoff, ladder, sas. Not for: bytes, sockets, real time.
+Responsible for: the order of events and the figures. The devices, their clocks and the hub are
+in world.py. Not for: bytes, sockets, real time.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import random
 from dataclasses import dataclass, field
 
 from azure_iot import sas
-from azure_iot.backoff import Backoff, first_window
-from azure_iot.errors import ConnectionFailedError
-from azure_iot.guard import classify
-from azure_iot.ladder import REFUSED, REPAIR, REPROVISION, TRUST, Ladder
 
-MINIMUM_MS, MAXIMUM_MS = 500, 120_000  # the defaults of mqtt/connection.py
-DAY_S = 86_400
-BURST_S = 1.0  # the hub saves up one second of its rate
+from taproot.simulate.world import DAY_S, Device, Hub, World
+
+HOUR_S = 3600
+WRONG_CLOCKS = {"-2 h": -2 * HOUR_S, "-400 d": -400 * DAY_S, "+10 y": 3652 * DAY_S}
+BOOT_S = 10  # a fleet that lost its power is up again within so many seconds
+PATIENCE_S = 2 * HOUR_S  # who is not back so long after the fleet's time counts as away
 
 
 @dataclass
@@ -27,15 +26,18 @@ class Outcome:
 
     devices: int
     rate: int
+    hint: int = 0
     back_99_s: float = 0.0
     back_all_s: float = 0.0
+    away: int = 0
     attempts: int = 0
     registrations: int = 0
     recovery_requests: int = 0
-    repairs: int = 0
+    refused_tokens: int = 0
+    time_repairs: int = 0
     renewals: int = 0
     renewal_peak: float = 0.0  # busiest minute over the mean
-    clock_runs: dict[str, int] = field(default_factory=dict)
+    clock_runs: dict[str, Outcome] = field(default_factory=dict)
 
     @property
     def limit_s(self) -> float:
@@ -43,34 +45,71 @@ class Outcome:
         return 1.5 * self.devices / self.rate
 
 
-class Hub:
-    """Takes `rate` connections per second; what is over it is refused as unavailable."""
-
-    def __init__(self, rate: int) -> None:
-        self.rate, self.room, self.at = rate, rate * BURST_S, 0.0
-
-    def accepts(self, now: float) -> bool:
-        """Take one connection, or refuse it."""
-        self.room = min(self.rate * BURST_S, self.room + (now - self.at) * self.rate)
-        self.at = now
-        if self.room < 1:
-            return False
-        self.room -= 1
-        return True
-
-
 def run(
-    devices: int, rate: int, *, life_s: int = 3600, seed: int = 1, cold: bool = False
+    devices: int,
+    rate: int,
+    *,
+    life_s: int = 3600,
+    seed: int = 1,
+    cold: bool = False,
+    hint: int = 0,
+    floor_days: float = 1,
+    strict: bool = False,
 ) -> Outcome:
-    """Drop all at time 0; `cold`: they lost power too, so every token is new."""
-    found = Outcome(devices, rate)
-    back = _reconnect(found, _source(seed), first_window(devices))
-    back_sorted = sorted(back)
-    found.back_99_s = back_sorted[int(devices * 0.99) - 1]
-    found.back_all_s = back_sorted[-1]
-    _renew(found, back, life_s, _source(seed + 1), cold)
-    for name, proven_by_repair in (("-2 h", True), ("-400 d", True), ("+10 y", True)):
-        found.clock_runs[name] = _wrong_clock(devices, _source(seed + 2), proven_by_repair)
+    """Drop all at time 0; `cold`: they lost power too, so every clock and token is new.
+
+    `hint` is what the devices hold for the fleet's size, 0: its true size. `floor_days`: how old
+    the latest time is that a device knows to have passed (up to twice that). `strict`: a refused
+    token takes of the hub's rate, too.
+    """
+    hint = hint or devices
+    found = Outcome(devices, rate, hint)
+    world = World(Hub(rate, strict), seed, hint=hint, life_s=life_s, floor_days=floor_days)
+    due = _reconnect(found, world, cold)
+    _renew(found, due, life_s, _source(seed + 1))
+    for number, name in enumerate(WRONG_CLOCKS, seed + 2):
+        found.clock_runs[name] = boot(
+            devices,
+            rate,
+            name,
+            seed=number,
+            life_s=life_s,
+            hint=hint,
+            floor_days=floor_days,
+            strict=strict,
+        )
+    return found
+
+
+def boot(
+    devices: int,
+    rate: int,
+    wrong: str,
+    *,
+    life_s: int = 3600,
+    seed: int = 3,
+    hint: int = 0,
+    floor_days: float = 1,
+    strict: bool = False,
+) -> Outcome:
+    """Boot the whole fleet with a time server that is `wrong` by a name of WRONG_CLOCKS."""
+    found = Outcome(devices, rate, hint or devices)
+    world = World(
+        Hub(rate, strict),
+        seed,
+        hint=found.hint,
+        life_s=life_s,
+        floor_days=floor_days,
+        ntp_error_s=WRONG_CLOCKS[wrong],
+    )
+    _reconnect(found, world, True)
+    return found
+
+
+def drop(devices: int, rate: int, hint: int, seed: int = 1) -> Outcome:
+    """Only drop them, and only see who comes back."""
+    found = Outcome(devices, rate, hint)
+    _reconnect(found, World(Hub(rate), seed, hint=hint, life_s=HOUR_S), False)
     return found
 
 
@@ -79,65 +118,59 @@ def _source(seed: int) -> random.Random:
     return random.Random(seed)  # noqa: S311
 
 
-def _reconnect(found: Outcome, source: random.Random, window_ms: int) -> list[float]:
-    hub = Hub(found.rate)
-    backoffs = [
-        Backoff(MINIMUM_MS, MAXIMUM_MS, source.randrange, window_ms=window_ms)
-        for _ in range(found.devices)
-    ]
-    ladders: dict[int, Ladder] = {}
-    queue = [(backoff.next() / 1000, number) for number, backoff in enumerate(backoffs)]
+def _reconnect(found: Outcome, world: World, cold: bool) -> list[float]:
+    """Bring every device back; return when the token of each is due for renewal."""
+    devices: dict[int, Device] = {}
+    queue = []
+    for number in range(found.devices):
+        if cold:
+            first = world.source.random() * BOOT_S  # a boot does not wait before it connects
+        else:
+            first = world.source.randrange(world.window_ms + 1) / 1000
+        queue.append((first, number))
     heapq.heapify(queue)
-    back = [0.0] * found.devices
-    while queue:
-        now, number = heapq.heappop(queue)
+    end = found.devices / found.rate + PATIENCE_S
+    back: list[float] = []
+    due: list[float] = []
+    while queue and queue[0][0] < end:
+        world.now, number = heapq.heappop(queue)
         found.attempts += 1
-        if hub.accepts(now):
-            back[number] = now
+        device = devices.pop(number, None) or _woken(world, cold)
+        if device.connects():
+            back.append(world.now)
+            due.append(device.renewal_due)
             continue
-        ladder = ladders.setdefault(number, Ladder(source.randrange))
-        # What the device sees; its own table says what that is evidence of.
-        kind = classify(ConnectionFailedError("CONNACK 3: server unavailable", "connack"))
-        found.recovery_requests += kind == TRUST
-        action = ladder.failed(kind, int(now), clock_proven=True)
-        found.registrations += action == REPROVISION
-        heapq.heappush(queue, (now + backoffs[number].next() / 1000, number))
-    return back
+        devices[number] = device
+        heapq.heappush(queue, (world.now + device.backoff.next() / 1000, number))
+    found.away = len(queue)
+    back += [end] * found.away
+    found.back_99_s = back[int(found.devices * 0.99) - 1]
+    found.back_all_s = back[-1]
+    found.registrations = world.registrations
+    found.recovery_requests = world.recovery_requests
+    found.time_repairs = world.time_repairs
+    found.refused_tokens = world.hub.refused_tokens
+    return due
 
 
-def _renew(
-    found: Outcome, back: list[float], life_s: int, source: random.Random, cold: bool
-) -> None:
+def _woken(world: World, cold: bool) -> Device:
+    """Make a device at its first attempt: until then it needs no memory."""
+    device = Device(world, world.now if cold else 0.0)
+    if cold:
+        device.boots()
+    else:
+        device.was_connected()
+        device.backoff.next()  # the wait that led to this attempt
+    return device
+
+
+def _renew(found: Outcome, due: list[float], life_s: int, source: random.Random) -> None:
     """Count renewals per minute over the 24 hours after the drop."""
     minutes = [0] * (DAY_S // 60)
-    for at in back:
-        if cold:
-            life = sas.first_life(life_s, source.getrandbits(32))
-            due = at + sas.renewal_delay(life * 1000, source.getrandbits(32)) / 1000
-        else:
-            # A token survives the drop; one that fell due meanwhile was renewed on the way back.
-            due = source.random() * sas.renewal_delay(life_s * 1000, source.getrandbits(32)) / 1000
-            if due < at:
-                due = at + sas.renewal_delay(life_s * 1000, source.getrandbits(32)) / 1000
-        while due < DAY_S:
-            minutes[int(due) // 60] += 1
+    for at in due:
+        while at < DAY_S:
+            minutes[int(at) // 60] += 1
             found.renewals += 1
-            due += sas.renewal_delay(life_s * 1000, source.getrandbits(32)) / 1000
+            at += sas.renewal_delay(life_s * 1000, source.getrandbits(32)) / 1000
     if found.renewals:
         found.renewal_peak = max(minutes) / (found.renewals / len(minutes))
-
-
-def _wrong_clock(devices: int, source: random.Random, repair_works: bool) -> int:
-    """Every device boots with a wrong time: the first refusal leads to a repair, not to DPS."""
-    registrations = 0
-    for _ in range(devices):
-        ladder = Ladder(source.randrange)
-        proven = False
-        for attempt in range(3):
-            if proven:
-                break
-            action = ladder.failed(REFUSED, attempt * 2, clock_proven=proven)
-            if action == REPAIR:
-                proven = repair_works
-            registrations += action == REPROVISION
-    return registrations

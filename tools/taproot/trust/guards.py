@@ -304,6 +304,10 @@ def _servers(bundle: dict[str, Any], s: Situation) -> list[Finding]:
     listed = {root["sha256"] for root in bundle["roots"]} - set(bundle.get("distrust", ()))
     found = []
     for server in s.servers:
+        if not server.roots:
+            text = f"the probe of {server.target} saw no chain of it"
+            found.append(Finding("no-root-for-server", text, refuses=False))
+            continue
         left = [kind for kind, roots in server.roots.items() if not listed & set(roots)]
         if left:
             needs = "; ".join(

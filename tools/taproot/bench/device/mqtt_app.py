@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 import sys
+import time
 
 import azure_iot.mqtt.client as mqtt
 import azure_iot.mqtt.connection as link
@@ -36,7 +37,7 @@ OPTIONS = {
     "maximum_ms": 2000,
     "minimum_ms": 100,
     "expect": 0,  # messages to receive before DONE
-    "clock": "",  # jump, wrap
+    "clock": "",  # jump, wrap (the ticks wrap in the first link's middle, then in the pause)
     "first_id": 0,
     "idle_s": 0,
     "until": 0,  # different messages to receive before DONE
@@ -68,17 +69,23 @@ def say(*words):
     print(*words)
 
 
-def wrap_ticks():
-    # ticks of a device: 30 bits, and about to wrap
-    real, period = clock.ticks_ms, 1 << 30
-    start = real()
+class Ticks:
+    """Ticks of a device: 30 bits. They wrap when `wrap_in` says, once nobody holds old ones."""
 
-    def diff(a, b):
-        return (a - b + period // 2) % period - period // 2
+    def __init__(self):
+        self.real, self.offset = clock.ticks_ms, 0
+        clock.ticks_ms = self.now
+        clock.ticks_diff = lambda a, b: (a - b + PERIOD // 2) % PERIOD - PERIOD // 2
+        clock.ticks_add = lambda a, b: (a + b) % PERIOD
 
-    clock.ticks_ms = lambda: (real() - start + period - 1500) % period
-    clock.ticks_diff = diff
-    clock.ticks_add = lambda a, b: (a + b) % period
+    def now(self):
+        return (self.real() + self.offset) % PERIOD
+
+    def wrap_in(self, ms):
+        self.offset = PERIOD - ms - self.real()
+
+
+PERIOD = 1 << 30
 
 
 class Beat:
@@ -107,11 +114,22 @@ class App:
     def __init__(self):
         limits = deadlines()
         tls = context()
+        self.ticks = Ticks() if CHOSEN["clock"] == "wrap" else None
+        self.up = self.down = time.ticks_ms()
+        self.lasted, self.paused = [], []  # milliseconds of each link, and before the next one
 
         async def opener():
-            return await open_tls("localhost", CHOSEN["port"], tls, deadlines=limits)
+            found = await open_tls("localhost", CHOSEN["port"], tls, deadlines=limits)
+            if self.ticks is not None and not self.lasted:
+                self.ticks.wrap_in(CHOSEN["deadline_ms"] // 2)
+            return found
 
         random = link._random
+        if self.ticks is not None:
+
+            def random(n):  # the longest pause
+                return n - 1
+
         self.client = mqtt.MQTTClient(
             opener,
             CHOSEN["client_id"],
@@ -133,12 +151,24 @@ class App:
         self.over = asyncio.Event()
         self.subscribed = asyncio.Event()
         self.client.on_message = self.message
-        self.client.on_connected = lambda present: say("UP", int(present))
-        self.client.on_disconnected = self.error
+        self.client.on_connected = self.connected
+        self.client.on_disconnected = self.disconnected
         self.client.on_connect_failed = self.error
 
     def error(self, error):
         say("E", type(error).__name__, str(error).replace("\n", " "))
+
+    def connected(self, present):
+        self.up = time.ticks_ms()
+        self.paused.append(time.ticks_diff(self.up, self.down))
+        say("UP", int(present))
+
+    def disconnected(self, error):
+        self.down = time.ticks_ms()
+        self.lasted.append(time.ticks_diff(self.down, self.up))
+        if self.ticks is not None:
+            self.ticks.wrap_in(CHOSEN["minimum_ms"] // 2)
+        self.error(error)
 
     def message(self, topic, payload, qos, pid):
         self.got += 1
@@ -195,6 +225,7 @@ class App:
         stats = self.client.stats
         stats["beat"] = beat.worst
         stats["heap"] = gc.mem_alloc()
+        stats["lasted"], stats["paused"] = self.lasted, self.paused
         stats["last_error"] = str(self.client.last_error or "")
         await self.client.stop()
         for task in tasks:
@@ -210,6 +241,4 @@ class App:
             await asyncio.sleep(CHOSEN["idle_s"])
 
 
-if CHOSEN["clock"] == "wrap":
-    wrap_ticks()
 asyncio.run(App().main())

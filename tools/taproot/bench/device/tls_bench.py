@@ -95,7 +95,7 @@ async def connect(context, count):
         "CONNECTED %d %d %d %d %d %d %d %d"
         % (
             peak - before, held - before, block, allocations, info.mfl_acknowledged or 0,
-            1 if info.resumed else 0, context.plan.peak, context.plan.connected,
+            1 if info.resumed else 0, context.plan[2], context.plan[3],
         )
     )  # fmt: skip
     await link.close()
