@@ -66,6 +66,7 @@ def _in_flash() -> None:
     import azure_iot.tls.planner
     import azure_iot.tls.presented
     import azure_iot.tls.profile
+    import azure_iot.tls.room
     import azure_iot.tls.sessions
     import azure_iot.tls.verdict
     import azure_iot.transient

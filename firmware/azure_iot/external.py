@@ -21,6 +21,8 @@ class SignerKey(SymmetricKey):
     The result may be a coroutine, for chips that take their time.
     """
 
+    key_id = None  # who holds the chip holds the key
+
     def __init__(self, signer: object) -> None:
         self._signer = signer
 

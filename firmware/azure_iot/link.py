@@ -190,13 +190,17 @@ class HubLink:
             if attempt is not None:
                 context.roots = attempt.roots
         else:
+            who = self.identity.client_id
+            key_id = getattr(self.credential, "key_id", None)
+            if key_id is not None:
+                who += key_id()
             context = TLSContext(
                 self.roots if attempt is None else attempt.roots,
                 profile=self.profile,
                 credential=self.credential if login and not self.uses_token else None,
                 sessions=self.sessions if login and fresh else None,
                 bundle=bundle,
-                credential_id=self.identity.client_id,
+                credential_id=who,
             )
         context.clock_trusted = self.clock.synchronised
         return context

@@ -24,7 +24,7 @@ from .errors import (
 )
 from .identity import check_host
 from .mqtt.client import MQTTClient
-from .tls.context import TLSContext
+from .tls.context import TLSContext, default_profile
 from .transport import open_tls
 
 _ANSWER_MS = const(30000)
@@ -66,7 +66,8 @@ class ProvisioningDeviceClient:
         self._trust = trust
         self._roots = roots
         self._clock = clock or default()
-        self._place = (port or (443 if websocket else 8883), websocket, profile, deadlines)
+        port = port or (443 if websocket else 8883)
+        self._place = (port, websocket, profile or default_profile(), deadlines)
         self._timeout_s = timeout_s
         self._answers = []
         self._came = asyncio.Event()
@@ -188,6 +189,7 @@ class ProvisioningDeviceClient:
                 x509 = self._credential
                 x509.check(self._clock.unix_time(), self.registration_id)
             context = TLSContext(roots, profile=profile, credential=x509)
+            context.mode = "dps"
             context.clock_trusted = self._clock.synchronised
             transport = await open_tls(self.host, port, context, deadlines=deadlines)
         except Exception as error:

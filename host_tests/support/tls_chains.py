@@ -75,6 +75,12 @@ def _via_intermediate(**options: Any) -> Served:
     return simple(leaf(middle))
 
 
+def _only(host: str, critical: bool) -> Served:
+    """An intermediate that may issue for `host` alone."""
+    constraint = x509.NameConstraints([x509.DNSName(host)], None)
+    return _via_intermediate(extensions=[(constraint, critical)])
+
+
 def _under_root(**dates: Any) -> Served:
     top = Authority.root("Matrix dated root", key=key("p256", 12), **dates)
     return simple(leaf(top.intermediate("Matrix issuing", key=key("p256", 10))))
@@ -214,11 +220,15 @@ CHAINS: dict[str, Callable[[], Served]] = {
     ),
     "ip": lambda: simple(leaf(issuing(), dns=[], ips=["127.0.0.1"])),
     "other-ip": lambda: simple(leaf(issuing(), dns=[], ips=["127.0.0.2"])),
-    "ip-as-dns": lambda: simple(leaf(issuing(), dns=["127.0.0.9"])),
+    "ip-as-dns": lambda: simple(leaf(issuing(), dns=["127.0.0.1"])),
+    "ip-as-other-dns": lambda: simple(leaf(issuing(), dns=["127.0.0.9"])),
     "sha1-leaf": lambda: simple(leaf(issuing("rsa2048"), hash_name="sha1")),
     "sha256-leaf": lambda: simple(leaf(issuing("rsa2048"))),
     "sha1-intermediate": lambda: simple(
         leaf(root("rsa2048").intermediate("Matrix sha1", key=key("p256", 11), hash_name="sha1"))
+    ),
+    "sha256-intermediate": lambda: simple(
+        leaf(root("rsa2048").intermediate("Matrix sha256", key=key("p256", 11)))
     ),
     "rsa1024-leaf": lambda: simple(leaf(issuing(), "rsa1024")),
     "rsa2048-leaf": lambda: simple(leaf(issuing(), "rsa2048")),
@@ -242,9 +252,10 @@ CHAINS: dict[str, Callable[[], Served]] = {
     "unknown-uncritical": lambda: simple(
         leaf(issuing(), extensions=[(x509.UnrecognizedExtension(_ODD, b"\x05\x00"), False)])
     ),
-    "name-constraints": lambda: _via_intermediate(
-        extensions=[(x509.NameConstraints([x509.DNSName("example.test")], None), True)]
-    ),
+    "name-constraints": lambda: _only("example.test", True),
+    "name-constraints-uncritical": lambda: _only("example.test", False),
+    "name-constraints-permit": lambda: _only("localhost", True),
+    "name-constraints-permit-uncritical": lambda: _only("localhost", False),
     "too-many": lambda: _deep(9),
     "far-too-many": lambda: _deep(12),
     "seven-intermediates": lambda: _deep(7),

@@ -125,6 +125,7 @@ async def once(context):
     found["via"] = context.via
     found["not_before"] = context.not_before
     found["mfl"] = context.plan[1]
+    found["loaded"] = len(context.loaded)
     if tlsopt is not None:
         info = tlsopt.info(link.tls)
         found["acknowledged"] = info.mfl_acknowledged
@@ -177,6 +178,8 @@ async def main():
         if asked.get("fail_step"):  # each connection is a first one
             asked["fail_alloc"] = 1 + n * asked["fail_step"]
             profile = new_profile()
+        if "ports" in asked:
+            asked["port"] = asked["ports"][n]
         if "hosts" in asked:
             asked["host"] = asked["hosts"][n]
         trusted = roots
@@ -190,6 +193,7 @@ async def main():
             sessions=sessions,
             bundle=asked["bundles"][n] if "bundles" in asked else 0,
         )
+        context.clock_trusted = asked.get("clock_trusted", True)
         print(json.dumps(await once(context)))
         context = None
         gc.collect()

@@ -501,15 +501,17 @@ def flip(index: int, offset: int) -> Callable[[], Meddle]:
     return by_record(change)
 
 
-def after_change_cipher() -> Callable[[], Meddle]:
-    """Flip the last bit of the first encrypted record: the server's Finished."""
+def after_change_cipher(offset: int) -> Callable[[], Meddle]:
+    """Flip a bit of the first encrypted record, the server's Finished."""
     changed = False
 
     def change(_: int, kind: int, body: bytes) -> bytes:
         nonlocal changed
         if changed:
             changed = False
-            body = body[:-1] + bytes((body[-1] ^ 1,))
+            wrong = bytearray(body)
+            wrong[offset] ^= 1
+            body = bytes(wrong)
         changed = kind == CHANGE_CIPHER
         return record(kind, body)
 

@@ -27,6 +27,7 @@ class Row:
     server: dict[str, Any] = field(default_factory=dict)
     client: dict[str, Any] = field(default_factory=dict)
     twin: dict[str, Any] | None = None
+    build: str = "unix64"  # the variant it runs on
 
 
 def cert(name: str, verdict: str, twin: str, *, stock: str = "", **client: Any) -> Row:
@@ -39,6 +40,18 @@ def meddled(name: str, verdict: str, stock: str = "", **server: Any) -> Row:
     """A row about a server whose bytes are tampered with; the twin's are not."""
     return Row(name, verdict, stock or verdict, server, {}, {"meddle": None})
 
+
+# Verdicts that no server's behaviour reaches on these builds.
+NO_ROW = {
+    "NO_CERT": "mbedTLS 3.6 calls an empty Certificate message a decode error (certificate-empty)",
+    "REVOKED": "the device loads no revocation lists: a bundle's distrust takes their place",
+    "FRAGMENTS": "mbedTLS below 3.6.3 only; the plan rule of test_profile.py avoids it",
+    "NO_HOST": "the context always gives a host name",
+    "DNS": "before any server is reached: the lookup, host_tests/unit",
+    "NETWORK": "what else the operating system reports: no route, no interface",
+    "INTERNAL": "a store that fails while mbedTLS asks it: test_verdict_words.py",
+    "MEMORY": "our own heap: test_memory_verdicts.py",
+}
 
 ROWS = (
     # --- certificates: who signed
@@ -68,20 +81,26 @@ ROWS = (
     cert("wildcard-partial", "HOSTNAME", "exact-foo", host="foo.example.test"),
     cert("name-in-cn-only", "HOSTNAME", "good"),
     cert("other-ip", "HOSTNAME", "ip", host="127.0.0.1"),
-    cert("ip-as-dns", "HOSTNAME", "ip", host="127.0.0.1"),
+    cert("ip-as-other-dns", "HOSTNAME", "ip", host="127.0.0.1"),
     # --- certificates: strength and use
     cert("sha1-leaf", "WEAK", "sha256-leaf"),
-    cert("sha1-intermediate", "WEAK", "good"),
+    cert("sha1-intermediate", "WEAK", "sha256-intermediate"),
     cert("rsa1024-leaf", "WEAK", "rsa2048-leaf"),
     cert("rsa1024-intermediate", "WEAK", "rsa2048-intermediate"),
     cert("client-use-only", "USAGE", "good"),
     cert("code-signing-only", "USAGE", "good"),
     # --- certificates: form
     cert("unknown-critical", "BAD_CERT", "unknown-uncritical"),
-    cert("name-constraints", "BAD_CERT", "good"),
-    cert("too-many", "INTERNAL", "seven-intermediates"),
-    cert("far-too-many", "INTERNAL", "seven-intermediates"),
+    # mbedTLS knows no name constraints: critical ones are refused whatever they say, …
+    cert("name-constraints", "BAD_CERT", "name-constraints-uncritical"),
+    cert("name-constraints-permit", "BAD_CERT", "name-constraints-permit-uncritical"),
+    cert("too-many", "CHAIN", "seven-intermediates"),
+    cert("far-too-many", "CHAIN", "seven-intermediates"),
     cert("huge", "RECORD_SIZE", "large"),
+    # … and others are ignored, as an address spelt as a DNS name is compared as text. Both are
+    # facts of mbedTLS that docs/tls.md tells; whoever can make such a certificate holds the CA.
+    cert("name-constraints-uncritical", "OK", "good"),
+    cert("ip-as-dns", "OK", "ip", host="127.0.0.1"),
     # --- certificates that must be accepted
     cert("p384", "OK", "good"),
     cert("rsa4096", "OK", "good"),
@@ -106,12 +125,12 @@ ROWS = (
     Row("tls13-only", "CIPHER", "OK", {"version": "tls13"}, {}, {"version": "both"}),
     Row("cbc-sha1", "CIPHER", "ALERT", {"suites": "ECDHE-ECDSA-AES128-SHA"}, {}, {"suites": ""}),
     Row("chacha", "CIPHER", "ALERT", {"suites": "ECDHE-ECDSA-CHACHA20-POLY1305"}, {}, {"suites": ""}),
-    Row("static-rsa", "CIPHER", "ALERT", {"chain": "rsa2048-leaf", "version": "tls12", "suites": "AES128-GCM-SHA256"},
-        {}, {"suites": "", "version": "both"}),
+    Row("static-rsa", "CIPHER", "n/a: mbedTLS 3.6.6 with TLS 1.3 takes no RSA in 1.2, so no twin",
+        {"chain": "rsa2048-leaf", "version": "tls12", "suites": "AES128-GCM-SHA256"}, {},
+        {"suites": "ECDHE-RSA-AES128-GCM-SHA256"}),
     Row("ecc-client-rsa-server", "CIPHER", "ALERT", {"chain": "rsa2048-leaf", "version": "tls12"},
         {"mode": "ecc"}, {"chain": "good"}),
-    Row("dps-client-ecc-server", "CIPHER", "ALERT", {"chain": "good"}, {"mode": "dps"},
-        {"chain": "rsa2048-leaf", "version": "both"}),
+    Row("dps-client-ecc-server", "OK", "OK", {"chain": "good"}, {"mode": "dps"}),
     Row("sni-refused", "NAME_UNKNOWN", "ALERT", {"sni": "other.example.test"}, {},
         {"sni": "localhost"}),
     # --- records and messages
@@ -122,13 +141,15 @@ ROWS = (
     meddled("hello-suite-not-offered", "HANDSHAKE", "PSS", meddle=("hello-suite",)),
     meddled("hello-unasked-extension", "TAMPERED", "HANDSHAKE", meddle=("hello-extension",)),
     meddled("hello-old-version", "CIPHER", meddle=("hello-version", 0x0301)),
+    meddled("hello-older-version", "CIPHER", meddle=("hello-version", 0x0300)),
     meddled("hello-cut-short", "HANDSHAKE", meddle=("hello-length",)),
     meddled("message-order", "HANDSHAKE", meddle=("order",)),
     meddled("message-unknown", "HANDSHAKE", meddle=("unknown-message",)),
     meddled("certificate-empty", "HANDSHAKE", meddle=("empty-certificate",)),
     meddled("certificate-not-der", "BAD_CERT", meddle=("flip", 1, 10)),
     meddled("key-exchange-signature", "HANDSHAKE", meddle=("flip", 2, -1)),
-    meddled("finished-tampered", "TAMPERED", meddle=("finished",)),
+    meddled("finished-tampered", "TAMPERED", meddle=("finished", -1)),
+    meddled("finished-nonce-tampered", "TAMPERED", meddle=("finished", 0)),
     meddled("application-data-early", "HANDSHAKE", meddle=("early-data",)),
     meddled("hello-request-in-handshake", "HANDSHAKE", meddle=("hello-request",)),
     # --- a new handshake on a link that is up: refused by an alert, and OpenSSL then ends it
@@ -141,6 +162,11 @@ ROWS = (
     Row("mfl-violated-in-handshake", "OK", NO_MODULE,
         {"chain": "rsa2048-leaf", "meddle": ("merge", 3)}, {"mfl": 512}, {"meddle": None}),
     Row("mfl-refused", "OK", NO_MODULE, {"kind": "nomfl"}, {"read": 0}, {}),
+    # Application data, on the build with input and output buffers of 4096.
+    Row("mfl-ignored", "RECORD_SIZE", NO_MODULE, {"kind": "nomfl", "reply": 9000},
+        {"write": 1, "read": 9000}, {"kind": "tls"}, build="unix32"),
+    Row("mfl-violated", "RECORD_SIZE", NO_MODULE, {"kind": "violating", "reply": 9000},
+        {"write": 1, "read": 9000}, {"kind": "tls"}, build="unix32"),
     # --- alerts
     *(
         Row(f"alert-{name}", verdict, "ALERT", {"meddle": ("alert", step, number)}, {},
@@ -159,6 +185,8 @@ ROWS = (
             (3, 49, "access-denied", "CLIENT_CERT"),
             (4, 51, "decrypt-error", "CLIENT_CERT"),
             (4, 20, "bad-record-mac", "TAMPERED"),
+            (3, 22, "record-overflow", "CLIENT_CERT_SIZE"),
+            (4, 22, "record-overflow-late", "CLIENT_CERT_SIZE"),
             (3, 80, "internal-error-late", "PEER_INTERNAL"),
             (3, 201, "unassigned-late", "ALERT"),
         )
@@ -169,10 +197,10 @@ ROWS = (
     # --- peers that are no TLS servers, or stop
     Row("plain-http", "NOT_TLS", "NOT_TLS", {"kind": "http"}, {}, {"kind": "tls"}),
     Row("plain-banner", "NOT_TLS", "NOT_TLS", {"kind": "banner"}, {}, {"kind": "tls"}),
-    Row("silent", "TIMEOUT", "TIMEOUT", {"kind": "silent"}, {"deadline_ms": 700},
-        {"kind": "tls", "deadline_ms": 8000}),
+    Row("silent", "TIMEOUT", "TIMEOUT", {"kind": "silent"}, {"deadline_ms": 2500},
+        {"kind": "tls"}),
     Row("silent-in-certificate", "TIMEOUT", "TIMEOUT", {"meddle": ("stall", 300)},
-        {"deadline_ms": 700}, {"meddle": None, "deadline_ms": 8000}),
+        {"deadline_ms": 2500}, {"meddle": None}),
     Row("closes-at-once", "CLOSED", "CLOSED", {"kind": "close"}, {}, {"kind": "tls"}),
     Row("resets-at-once", "RESET", "RESET", {"kind": "reset"}, {}, {"kind": "tls"}),
     Row("resets-in-certificate", "RESET", "RESET", {"meddle": ("cut", 400, True)}, {},

@@ -6,6 +6,7 @@ import hmac
 
 import pytest
 from support.surface import HUBS, Device, free_port
+from support.tls_peer import Relay
 from taproot.emulator import EmulatorConfig, running
 from taproot.pki import Authority
 
@@ -46,6 +47,32 @@ def test_symmetric_individual_with_payload_both_ways_and_polling(device, emu):
     )
     assert out == [["assigned", "localhost", "reg-1", "initialAssignment", {"site": "Ulm"}]]
     assert [e["payload"] for e in registrations(emu, "reg-1")] == [{"modelId": "dtmi:x;1"}]
+
+
+SHARED = """
+from azure_iot import IoTHubDeviceClient, ProvisioningDeviceClient
+from azure_iot.tls.context import default_profile
+async def main():
+    profile = default_profile()
+    for _ in range(2):
+        dps = ProvisioningDeviceClient.from_symmetric_key("localhost", F["device_id"], F["scope"],
+            F["key"], roots=roots, port=F["port"], profile=profile)
+        await dps.register()
+    out(profile.mode, profile.host("localhost").wide, profile.host("localhost").acknowledged)
+asyncio.run(main())
+"""
+
+
+def test_dps_is_offered_rsa_first_and_the_shared_profile_remembers_a_server_without(device, emu):
+    emu.enroll("reg-rsa", primary_key=KEY)
+    with Relay(emu.mqtt_port) as relay:
+        found = device.run(SHARED, "reg-rsa", cs="", scope=SCOPE, key=KEY, port=relay.port)
+        offered = [set(wire.hello("up").suites) - {0xFF} for wire in relay.wires]
+    rsa = {0xC02F, 0xC027}
+    assert offered[0] == rsa
+    # This emulator has an ECDSA certificate: asked for at once, and the second time from the start.
+    assert len(offered) == 3 and all(len(suites) == 8 and rsa < suites for suites in offered[1:])
+    assert found == [["hub", True, 4096]]
 
 
 def test_group_key_is_derived_by_the_operator_and_refused_on_a_device(device, emu):

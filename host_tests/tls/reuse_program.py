@@ -5,7 +5,7 @@ import sys
 from hashlib import sha256
 
 from azure_iot import clock, transport
-from azure_iot.errors import TrustError
+from azure_iot.errors import ConnectionFailedError, TrustError
 from azure_iot.tls.context import TLSContext, default_profile
 from azure_iot.tls.sessions import Sessions
 
@@ -60,6 +60,11 @@ async def main():
     found.append(await connect())
     context.profile.learn("localhost", certificate=3000)  # a plan depends on it
     found.append(await connect())
+    context.profile.memory = lambda: (9_000, 0)  # where a context is kept, there must be room too
+    try:
+        await connect()
+    except ConnectionFailedError as error:
+        found.append(error.reason)
     print(json.dumps(found))
 
 

@@ -56,14 +56,15 @@ def test_equal_to_mbedtls_on_random_and_edge_cases(bits, tmp_path, count, not_ch
     program = build(tmp_path, bits)
     if program is None:
         not_checked(f"no {bits}-bit sanitizer library here")
-    cases = count(3_000 if bits == "64" else 600, 60_000)
+    cases = count(3_000 if bits == "64" else 600, 100_000)
+    nth = count(50, 20)
     done = subprocess.run(
-        [program, str(cases), "20261123"], capture_output=True, text=True, check=False
+        [program, str(cases), "20261123", str(nth)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    found = re.match(r"(\d+) equal, (\d+) even moduli, (\d+) aliased", done.stdout)
+    found = re.match(r"(\d+) equal, (\d+) even moduli, (\d+) aliased, (\d+) long", done.stdout)
     assert found and int(found[1]) == cases
-    assert int(found[2]) > 0 and int(found[3]) > cases // 3
+    assert int(found[2]) > 0 and int(found[3]) > cases // 3 and int(found[4]) >= cases // nth
 
 
 def test_it_is_pinned_and_never_linked_beside_hardware() -> None:

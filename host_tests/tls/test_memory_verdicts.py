@@ -6,6 +6,7 @@ sweeps: every single allocation of a handshake failing once, and shrinking heaps
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from support.tls_chains import Served, key, leaf, root, served
 from support.tls_device import connect
 from support.tls_peer import Server
+from taproot import interpreters
 
 _LONG_S = 240  # the long form: 1,500 allocations, on a busy machine
 
@@ -79,10 +81,47 @@ def test_shrinking_heaps_never_look_like_mistrust(trusted, heavy, chain_a, count
         assert window, "the sweep crosses the range in which mbedTLS says 'not correctly signed'"
 
 
+SHARED = """
+import gc, json, sys
+from azure_iot.errors import ConnectionFailedError
+from azure_iot.tls.context import default_profile
+from azure_iot.tls.room import check
+profile = default_profile()
+held = []
+def fill(keep):
+    try:
+        while gc.mem_free() > 6000:
+            piece = bytearray(500)
+            if keep:
+                held.append(piece)
+    except MemoryError:
+        pass
+gc.collect()
+gc.disable()
+fill(False)
+garbage = gc.mem_free()
+check(profile)
+gc.enable()
+fill(True)
+try:
+    check(profile)
+except ConnectionFailedError as error:
+    held = None
+    print(json.dumps([garbage, error.reason, str(error)]))
+"""
+
+
+def test_where_tls_shares_the_heap_only_what_is_in_use_counts() -> None:
+    found = interpreters.run("unix32-board", SHARED, heap="200k", frozen=True)
+    assert found.returncode == 0, found.text
+    garbage, reason, text = json.loads(found.stdout)
+    assert garbage <= 6_000 and reason == "memory" and "TLS needs 10210 bytes" in text
+
+
 def test_memory_is_checked_before_connecting(heavy, chain_a) -> None:
-    """The plan refuses what cannot fit, and says how much is needed."""
+    """What cannot fit is refused, and it says how much is needed."""
     before = len(heavy.seen)
-    found = connect("unix32", heavy.port, chain_a.roots, memory=[20_000, 20_000])
+    found = connect("unix32", heavy.port, chain_a.roots, memory=[12_000, 12_000])
     assert found["verdict"] == "MEMORY" and "TLS needs" in found["text"], found
     assert len(heavy.seen) == before, "nothing was sent"
     found = connect("unix32", heavy.port, chain_a.roots, memory=[60_000, 4_000])

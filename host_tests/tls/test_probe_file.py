@@ -65,6 +65,17 @@ def test_planner_starts_from_what_the_probe_saw(agreeing, ignoring) -> None:
         )
 
 
+def test_planner_keeps_to_the_lengths_that_a_probe_saw_agreed_to(agreeing) -> None:
+    seen = json.loads(agreeing.read_text())
+    for size in ("512", "4096"):
+        seen["targets"][0]["mfl"][size]["echoed"] = False
+    agreeing.write_text(json.dumps(seen))
+    profile = TLSProfile(build=BOARD)
+    (server,) = load(agreeing)
+    server.teach(profile)
+    assert profile.plan("localhost").mfl == 1024
+
+
 def test_device_info_says_how_this_firmware_would_connect(agreeing, ignoring) -> None:
     assert "fragments of 512" in run(f"device info --interpreter unix32 --probe {agreeing}")
     assert "no fragment length" in run(f"device info --interpreter unix32 --probe {ignoring}")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import pytest
 from azure_iot.errors import ConnectionFailedError, ProtocolError
 from azure_iot.tls.profile import Build, TLSProfile, build_of
+from azure_iot.tls.room import check
 
 HOST = "hub.example"
 
@@ -87,16 +91,44 @@ def test_what_cannot_work_is_refused_and_names_the_board_setting(
 
 @pytest.mark.parametrize(
     ("free", "block", "fits"),
-    [(40_000, 8_000, True), (20_000, 8_000, False), (40_000, 4_000, False), (40_000, 0, True)],
+    [
+        (40_000, 8_000, True),
+        (13_000, 4_500, True),  # a resumed handshake fits
+        (12_000, 8_000, False),
+        (40_000, 4_000, False),
+        (40_000, 0, True),  # nobody knows the largest block
+        (12_000, 0, False),
+    ],
 )
 def test_memory_decides_before_a_byte_is_sent(free, block, fits) -> None:
     made = profile(memory=lambda: (free, block))
+    made.plan(HOST)  # while connected a plan must not count what the connection holds
     if fits:
-        assert made.plan(HOST).peak <= free
+        check(made)
         return
     with pytest.raises(ConnectionFailedError) as raised:
-        made.plan(HOST)
-    assert raised.value.reason == "memory"
+        check(made)
+    assert raised.value.reason == "memory" and str(free) in str(raised.value)
+
+
+def test_memory_is_what_the_platform_tells(monkeypatch) -> None:
+    """On an ESP32 mbedTLS has its own heap; garbage is collected first, which closes sockets."""
+    made = profile(memory=True)
+    check(made)  # nobody can tell here, so nothing is refused
+    collected = []
+    regions = [(100_000, 9_000, 4_600, 0), (50_000, 4_000, 3_000, 0)]
+    heap = types.SimpleNamespace(
+        HEAP_DATA=4, idf_heap_info=lambda kind: regions if collected and kind == 4 else []
+    )
+    monkeypatch.setitem(sys.modules, "esp32", heap)
+    monkeypatch.setattr("azure_iot.tls.room.gc.collect", lambda: collected.append(1))
+    check(made)
+    regions[0] = (100_000, 9_000, 4_400, 0)
+    with pytest.raises(ConnectionFailedError, match=r"13000 are free .largest block 4400"):
+        check(made)
+    regions[:] = [(100_000, 5_000, 4_600, 0), (50_000, 4_600, 4_500, 0)]
+    with pytest.raises(ConnectionFailedError, match="9600 are free"):
+        check(made)
 
 
 def test_buffers_and_heap_follow_settings() -> None:
@@ -111,7 +143,6 @@ def test_buffers_and_heap_follow_settings() -> None:
     assert profile(ca_callback=False).plan(HOST, roots=4).peak > large.peak + 9_000
     assert profile().plan(HOST, roots=4).peak == large.peak, "roots on demand cost nothing"
     assert profile(bignum=True).plan(HOST).peak < large.peak - 6_000
-    assert large.block == 4096 + 333 + 16
 
 
 def test_ranges_are_asked_for_where_a_record_could_be_too_large() -> None:
@@ -142,6 +173,66 @@ def test_suites_follow_the_service_and_never_weak() -> None:
     stock = TLSProfile("stock").plan(HOST)
     assert stock.version == "TLS 1.2 or 1.3" and stock.ciphers[0].startswith("TLS1-3-")
     assert "no resumption" in stock.why
+
+
+def connections(made: TLSProfile, agrees, count: int = 8) -> list[int]:
+    """What is asked for in `count` connections to a server that agrees to some lengths only."""
+    asked = []
+    for _ in range(count):
+        asked.append(made.plan(HOST).mfl)
+        if asked[-1]:
+            made.learn(HOST, acknowledged=asked[-1] if asked[-1] in agrees else False)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("settings", "agrees", "asked"),
+    [
+        ({}, (512, 1024, 2048, 4096), [4096, 512, 512]),
+        ({"out_len": 2048}, (2048,), [2048, 512, 2048, 2048]),
+        ({"out_len": 2048}, (1024, 2048), [2048, 512, 2048, 2048]),
+        ({}, (), [4096, 0, 0]),
+        ({"out_len": 2048}, (), [2048, 2048, 2048]),
+        ({"name": "tiny"}, (4096,), [512, 0, 0]),
+        ({"name": "tiny", "out_len": 2048}, (2048,), [512, 2048, 2048]),
+    ],
+)
+def test_a_server_that_is_picky_about_lengths_gets_one_it_agreed_to_and_keeps_it(
+    settings, agrees, asked
+) -> None:
+    made = profile(**settings)
+    found = connections(made, agrees)
+    assert found == asked + asked[-1:] * (8 - len(asked))
+    changes = made.changes
+    connections(made, agrees)
+    assert made.changes == changes, "nothing is learnt any more: a kept context serves"
+
+
+def test_a_settled_length_gives_way_to_the_devices_certificate_and_to_a_change_of_the_server():
+    made = profile(out_len=2048)
+    connections(made, (1024, 2048))
+    assert made.plan(HOST, client_certificate=1900).mfl == 2048
+    made.learn(HOST, acknowledged=False)  # it no longer agrees to anything
+    assert "ignores" in made.plan(HOST).why
+
+
+@pytest.mark.parametrize("settings", [{}, {"out_len": 2048}])
+def test_a_server_that_agrees_and_sends_larger_records_is_refused_with_the_remedy(
+    settings,
+) -> None:
+    made = profile(acknowledged=512, **settings)
+    made.learn(HOST, record=16384)
+    with pytest.raises(ProtocolError) as raised:
+        made.plan(HOST)
+    assert "CONFIG_MBEDTLS_SSL_IN_CONTENT_LEN=16384" in str(raised.value)
+    made.learn(HOST, acknowledged=512)  # it goes on agreeing
+    assert made.host(HOST).acknowledged is False
+
+
+def test_a_build_with_a_whole_input_buffer_plans_around_a_server_that_breaks_the_length() -> None:
+    made = profile(acknowledged=512, in_len=16384, out_len=16384)
+    made.learn(HOST, record=16384)
+    assert made.plan(HOST).mfl == 0 and made.plan(HOST).in_limit == 16384
 
 
 def test_hosts_are_remembered_apart_and_few() -> None:

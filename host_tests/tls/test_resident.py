@@ -55,4 +55,5 @@ def test_a_context_serves_the_next_connection_while_nothing_has_changed(tmp_path
         "UNTRUSTED",
         [2, False, anchored],  # after a failure nothing is used again
         [3, True, None],  # planned anew, the session is still good
+        "memory",
     ]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+import types
+
 import pytest
 from azure_iot.tls.sessions import Sessions, binding
 from support.tls_chains import served
@@ -113,8 +117,8 @@ def test_a_changed_bit_in_rtc_memory_ends_it(at) -> None:
 def test_another_device_key_or_a_short_record_ends_it() -> None:
     rtc = RTC()
     sessions(rtc).put(BOUND, BLOB, ROOT, NOW + 9_000)
-    assert sessions(rtc, mac_key=b"other").get(BOUND) is None
     ((name, value),) = rtc.items()
+    assert sessions(rtc, mac_key=b"other").get(BOUND) is None and not rtc
     for short in (b"", value[:10], value[:68], value + b"x"):
         rtc[name] = short
         assert sessions(rtc).get(BOUND) is None
@@ -140,6 +144,50 @@ def test_drop_all_forgets_everything() -> None:
     held.put(BOUND, BLOB, ROOT, NOW + 9_000)
     held.drop_all()
     assert held.get(BOUND) is None and not rtc
+
+
+def test_drop_all_erases_what_an_earlier_boot_left() -> None:
+    rtc = RTC()
+    sessions(rtc).put(BOUND, BLOB, ROOT, NOW + 9_000)
+    sessions(rtc).drop_all()
+    assert not rtc
+
+
+def test_rtc_memory_holds_one_session_however_often_what_it_belongs_to_changes() -> None:
+    rtc = RTC()
+    for version in range(20):
+        bound = binding("hub.example", 8883, version, "device-1", "default hub 512")
+        held = sessions(rtc)  # each after a boot of its own
+        assert held.get(bound) is None
+        assert not rtc, "nothing resumes the old one any more: its secret is erased"
+        assert held.put(bound, BLOB, ROOT, NOW + 9_000) and not held.why_not_kept
+        assert len(rtc) == 1 and sessions(rtc).get(bound) == BLOB
+
+
+class Chip:
+    """machine.RTC: writing keeps what lies beyond the new end, as the ESP32 does."""
+
+    memory_of_chip = bytearray(2048)
+    size = 0
+
+    def memory(self, data=None):
+        if data is None:
+            return bytes(self.memory_of_chip[: self.size])
+        self.size = len(data)
+        self.memory_of_chip[: self.size] = data
+        return None
+
+
+def test_a_forgotten_value_leaves_no_byte_in_rtc_memory(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "machine", types.SimpleNamespace(RTC=Chip))
+    store = importlib.import_module("azure_iot.esp32.rtc").RTCStore()
+    held = sessions(store)
+    assert held.put(BOUND, BLOB, ROOT, NOW + 9_000)
+    store.set("other", b"stays")
+    assert sessions(store).get(BOUND) == BLOB and BLOB in Chip.memory_of_chip
+    held.drop_all()
+    assert store.get("other") == b"stays" and store.get("tls") is None
+    assert BLOB[:16] not in Chip.memory_of_chip
 
 
 @pytest.mark.parametrize("build", ["unix64", "unix32"])

@@ -19,7 +19,8 @@ import pytest
 from support.tls_chains import credential, device_authority, root, served
 from support.tls_device import connect
 from support.tls_ignoring import serving
-from support.tls_peer import Relay, Scripted, Server
+from support.tls_peer import Relay, Scripted, Server, alert_at
+from support.tls_violating import Violating
 from taproot import interpreters
 
 RAW = """
@@ -100,6 +101,39 @@ def test_trap_2_a_server_that_ignores_the_fragment_length(tmp_path, has) -> None
         found = connect("unix64", port, served("good").roots, read=reply, write=1, times=2)
         assert [one["verdict"] for one in found["all"]] == ["OK", "OK"], found["all"]
         assert [one["mfl"] for one in found["all"]] == [4096, 0]
+
+
+def test_trap_2_a_server_that_agrees_to_the_length_and_breaks_it() -> None:
+    with Violating(served("good").leaf, reply=9000) as server, Relay(server.port) as relay:
+        roots = served("good").roots
+        found = connect("unix32", relay.port, roots, times=3, write=1, read=9000)
+        first, second, third = found["all"]
+        assert first["acknowledged"] == 4096
+        assert first["verdict"] == "RECORD_SIZE" and "IN_CONTENT_LEN=16384" in first["text"]
+        for one in (second, third):
+            assert one["verdict"] == "RECORD_SIZE" and "IN_CONTENT_LEN=16384" in one["text"], one
+        assert [len(wire.up) > 0 for wire in relay.wires] == [True, False, False], "refused before"
+        found = connect("unix64", relay.port, roots, write=1, read=9000)
+        assert found["verdict"] == "OK", "an input buffer that holds whole records"
+
+
+def test_a_server_that_refuses_a_shorter_length_gets_the_one_it_agreed_to() -> None:
+    """It answers 512 with illegal_parameter: one attempt more, and never 512 again."""
+
+    def make():
+        asked = relay.wires[-1]
+        alert = alert_at(0, 47)()
+
+        def meddle(data: bytes):
+            return alert(data) if asked.hello("up").mfl == 512 else iter((data,))
+
+        return meddle
+
+    with Server(served("good").leaf) as server, Relay(server.port, make) as relay:
+        found = connect("unix32", relay.port, served("good").roots, times=3, write=1, read=1)
+        asked = [wire.hello("up").mfl for wire in relay.wires]
+    assert [one["verdict"] for one in found["all"]] == ["OK"] * 3, found["all"]
+    assert asked == [4096, 512, 4096, 4096]
 
 
 def test_trap_3_a_client_certificate_above_the_fragment_length(tmp_path) -> None:
@@ -213,6 +247,12 @@ def test_only_strong_suites_and_versions_are_on_the_wire(build) -> None:
         assert bool(modern & set(offered)) == (build == "stock")
         order = [n for n in offered if n not in modern]
         assert order[0] in (0xC02B, 0xC02F), "the cheapest first"
+
+
+def test_the_profile_of_stock_firmware_works_on_a_build_that_has_more() -> None:
+    with Server(served("good").leaf) as server:
+        found = connect("unix64", server.port, served("good").roots, profile="stock")
+    assert found["verdict"] == "OK" and found["mfl"] == 0, found
 
 
 @pytest.mark.parametrize("suite", ["ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-ECDSA-AES256-SHA384"])

@@ -109,6 +109,18 @@ EXTRA_BUILDS = (
         frozen=True,
     ),
     Build(
+        "unix32-stock",
+        "MicroPython's own TLS settings throughout, to compare with",
+        (
+            "TAPROOT_PLAIN_ECP",
+            "TAPROOT_NO_VARIABLE_BUFFER",
+            "TAPROOT_NO_TICKETS",
+            "TAPROOT_NO_CA_CALLBACK",
+        ),
+        bits=32,
+        frozen=True,
+    ),
+    Build(
         "unix64-asan",
         "the C modules under the sanitizers",
         ("TAPROOT_NO_VARIABLE_BUFFER",),

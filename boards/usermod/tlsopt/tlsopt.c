@@ -252,6 +252,9 @@ static state_t *state_of(mp_obj_t context) {
 }
 
 static mbedtls_ssl_context *ssl_of(mp_obj_t socket) {
+    if (socket_type == NULL && mp_obj_get_type(socket)->name == MP_QSTR_SSLSocket) {
+        mp_raise_msg(&mp_type_RuntimeError, MP_ERROR_TEXT("tlsopt is not hooked"));
+    }
     if (!mp_obj_is_obj(socket) || !has_type(MP_OBJ_TO_PTR(socket), socket_type)) {
         mp_raise_TypeError(MP_ERROR_TEXT("SSLSocket expected"));
     }

@@ -40,6 +40,7 @@ class RTCStore:
             raw.extend(value)
         if len(raw) > _SIZE:
             raise ValueError("RTC memory holds %d bytes" % _SIZE)
+        raw.extend(bytes(max(len(self._rtc.memory()) - len(raw), 0)))  # leaves nothing behind it
         self._rtc.memory(raw)
 
     def get(self, key: str) -> "bytes | None":

@@ -58,7 +58,7 @@ def load_root(der: bytes) -> None:
 
 def default_profile() -> TLSProfile:
     """Return a profile of this firmware's own build; keep it, it remembers hosts."""
-    return TLSProfile(build=build_of(tlsopt))
+    return TLSProfile(build=build_of(tlsopt), memory=True)
 
 
 class TLSContext:
@@ -67,10 +67,12 @@ class TLSContext:
     `roots`: a list of DER certificates, or an object that is iterable and callable with a raw
     issuer name (trust/roots.py). `credential` has `.cert` and `.key` (DER or PEM) when the device
     proves itself by X.509. `sessions` (sessions.py) allows resumption; `bundle` (version of the
-    trust bundle) and `credential_id` are what a saved session is bound to besides host and port.
+    trust bundle), `credential_id` (a name and which key it has) and the certificate are what a
+    saved session is bound to besides host and port.
     """
 
     clock_trusted = True
+    mode = ""  # "dps": other suites than the profile's
     port = 8883  # open_tls sets it; a saved session belongs to host and port
     plan: tuple = ()  # why, fragment length, peak and lasting bytes of heap
     retry = False
@@ -120,7 +122,12 @@ class TLSContext:
         self.retry = self.established = False
         self._fails = tlsopt.failed_allocs() if tlsopt is not None else 0
         try:
-            if again and self.profile.memory is None:
+            if self.profile.memory is not None:
+                with Transient():
+                    from .room import check
+
+                    check(self.profile)
+            if again:
                 if self.sessions is not None:
                     tlsopt.offer(self.context, self.sessions.get(self.bound))
             else:

@@ -35,7 +35,8 @@ def prepare(self: "TLSContext") -> None:
         from .presented import certificate_message
 
         size = certificate_message(own.cert)
-    plan = decide(self.profile, self.host, size, 1)
+    mode = self.mode or self.profile.mode
+    plan = decide(self.profile, self.host, size, 1, mode)
     self.plan = plan.why, plan.mfl, plan.peak, plan.connected
     made = self.context = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)
     if made.verify_mode != tls.CERT_REQUIRED:
@@ -43,7 +44,7 @@ def prepare(self: "TLSContext") -> None:
     ciphers = plan.ciphers
     if tlsopt is not None:
         tlsopt.configure(made, mfl=plan.mfl, tickets=self.sessions is not None)
-    else:
+    if not self.profile.build.module:
         # Whether stock firmware has TLS 1.3 shows in the names it knows.
         known = made.get_ciphers()
         ciphers = [name for name in ciphers if name in known]
@@ -62,8 +63,11 @@ def prepare(self: "TLSContext") -> None:
         from .sessions import binding
 
         # Servers resume a session with its own fragment length; mbedTLS refuses another one then.
-        about = "%s %s %d" % (self.profile.name, self.profile.mode, plan.mfl)
-        self.bound = binding(self.host, self.port, self.bundle, self.credential_id, about)
+        about = "%s %s %d" % (self.profile.name, mode, plan.mfl)
+        who = self.credential_id
+        if own is not None:
+            who += " %r" % sha256(own.cert).digest()
+        self.bound = binding(self.host, self.port, self.bundle, who, about)
         tlsopt.offer(made, self.sessions.get(self.bound))
 
 

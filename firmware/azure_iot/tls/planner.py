@@ -1,7 +1,8 @@
 """Chooses what a TLS connection asks for, says what it will cost and why, or refuses beforehand.
 
 Responsible for: max_fragment_length (MFL, RFC 6066 section 4), cipher suites, expected buffers and
-heap. Not for: what is known and remembered (profile.py), making contexts (handshake.py).
+heap. Not for: what is known and remembered (profile.py), whether there is room (room.py), making
+contexts (handshake.py).
 
 Facts behind the rules (mbedTLS 3.6): MFL saves no memory by itself; it makes small buffers safe
 and lets variable buffers shrink after the handshake. The client never notices that a server
@@ -11,7 +12,7 @@ client's own Certificate message is sent whole whatever the MFL.
 
 from micropython import const
 
-from ..errors import ConnectionFailedError, ProtocolError
+from ..errors import ProtocolError
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ class Plan:
     out_limit = 0
     peak = 0  # bytes of heap in the handshake
     connected = 0
-    block = 0  # largest single block
     range_bytes = 0  # https: ask for ranges of this size; 0 = whole answers are fine
 
     def __init__(self) -> None:
@@ -62,11 +62,11 @@ class Plan:
         )
 
 
-def decide(profile: "TLSProfile", name: str, own: int, roots: int) -> Plan:
+def decide(profile: "TLSProfile", name: str, own: int, roots: int, mode: str) -> Plan:
     """Return the plan for host `name`; `own`: bytes of the device's Certificate message, `roots`:
-    how many get loaded.
+    how many get loaded, `mode`: as in TLSProfile.
 
-    Raises ProtocolError or ConnectionFailedError ("memory") for what cannot work.
+    Raises ProtocolError for what cannot work.
     """
     host = profile.host(name)
     plan = Plan()
@@ -75,17 +75,8 @@ def decide(profile: "TLSProfile", name: str, own: int, roots: int) -> Plan:
     _fits("device's", own, "output", "OUT", build.out_len)
     plan.mfl = _choose(plan.reasons.append, profile, host, own)
     _buffers(plan, profile, host)
-    _suites(plan, profile, host)
+    _suites(plan, profile, host, mode)
     _cost(plan, build, own, 0 if build.ca_callback else roots)
-    if profile.memory is not None:
-        free, block = profile.memory()
-        if free < plan.peak or 0 < block < plan.block:
-            raise ConnectionFailedError(
-                "TLS needs %d bytes of heap (one block of %d), %d are free (largest block %s): "
-                "free memory, or build with smaller CONFIG_MBEDTLS_SSL_IN_CONTENT_LEN"
-                % (plan.peak, plan.block, free, block or "unknown"),
-                "memory",
-            )
     return plan
 
 
@@ -149,7 +140,9 @@ def _choose(why: "object", profile: "TLSProfile", host: "Host", own: int) -> int
     if not build.variable_buffer:
         why("smaller fragments save nothing with fixed buffers")
         return sizes[-1]
-    why("the smallest that buffers and certificates allow")
+    if host.settled:
+        sizes = [n for n in sizes if n >= host.acknowledged] or sizes[-1:]
+    why("the smallest that buffers, certificates and server allow")
     return sizes[0]
 
 
@@ -182,10 +175,10 @@ def _buffers(plan: Plan, profile: "TLSProfile", host: "Host") -> None:
         plan.reasons.append("a record above %d would end it" % plan.in_limit)
 
 
-def _suites(plan: Plan, profile: "TLSProfile", host: "Host") -> None:
-    if profile.mode == "ecc":
+def _suites(plan: Plan, profile: "TLSProfile", host: "Host", mode: str) -> None:
+    if mode == "ecc":
         why = "ECDSA suites only, so the server presents its ECC chain"
-    elif profile.mode == "dps":
+    elif mode == "dps" and not host.wide:
         why = "DPS has RSA certificates only"
     else:
         why = "RSA first: verifying it takes a third of the work of ECDSA in software"
@@ -201,7 +194,7 @@ def _suites(plan: Plan, profile: "TLSProfile", host: "Host") -> None:
         plan.reasons.append("AES-256 only if the server refuses AES-128")
         sizes = sizes[:1]
     for kind, other in (("RSA", "ecc"), ("ECDSA", "dps")):
-        if profile.mode != other:
+        if mode != other or (mode == "dps" and host.wide):
             for how in ("GCM", "CBC"):
                 for size in sizes:
                     names.append("TLS-ECDHE-%s-WITH-AES-%s" % (kind, size % how))
@@ -210,7 +203,6 @@ def _suites(plan: Plan, profile: "TLSProfile", host: "Host") -> None:
 
 def _cost(plan: Plan, build: "Build", own: int, roots: int) -> None:
     buffers = build.in_len + build.out_len + _OVERHEAD
-    plan.block = max(build.in_len, build.out_len) + _OVERHEAD // 2 + 16
     kept = roots * _ROOT + (_CLIENT_CERT + own if own else 0)
     plan.peak = buffers + (_PEAK_BIGNUM if build.bignum else _PEAK) + kept
     if build.variable_buffer:

@@ -14,8 +14,6 @@ from ..transient import Transient
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .planner import Plan
 
 _HOSTS = const(4)
@@ -61,20 +59,27 @@ def build_of(module: "object | None") -> Build:
 class Host:
     """What earlier connections showed of one host."""
 
-    acknowledged = None  # None unknown, False ignored, else the fragment length
+    acknowledged = None  # None unknown, False ignored or broken, else the smallest one agreed to
+    settled = False  # it did not agree to one: stay with what it agrees to
     certificate = 0  # bytes of its Certificate message
     record = 0  # its largest record
     wide = False  # it shares no AES-128 suite with us
     via = None  # SHA-256 (hex) of the root that anchored it
+
+    def planned(self) -> tuple:
+        """Return what plans depend on."""
+        return self.acknowledged and True, self.settled, self.certificate, self.record
 
 
 class TLSProfile:
     """Policy of a device's connections, and its memory of hosts.
 
     `name`: "default", "tiny" (smallest buffers from the first connection on) or "stock".
-    `mode`: "hub" (RSA and ECDSA chains), "ecc" (ECDSA only) or "dps" (RSA only).
+    `mode`: "hub" (RSA and ECDSA chains), "ecc" (ECDSA only) or "dps" (RSA only, until the server
+    refuses that).
     `mfl`: a fixed fragment length instead of the chosen one. `memory()` returns
-    (free bytes, largest free block or 0) of the heap TLS lives on.
+    (free bytes, largest free block or 0) of the heap TLS lives on, True asks the platform, None
+    leaves it to the allocations; room.py looks before a byte is sent.
     """
 
     def __init__(
@@ -83,7 +88,7 @@ class TLSProfile:
         build: Build | None = None,
         mode: str = "hub",
         mfl: int | None = None,
-        memory: "Callable[[], tuple[int, int]] | None" = None,
+        memory: "object | None" = None,
         largest_record: int = 0,
     ) -> None:
         if name not in ("default", "tiny", "stock") or mode not in ("hub", "ecc", "dps"):
@@ -118,13 +123,20 @@ class TLSProfile:
     ) -> None:
         """Remember what a handshake (or the file of `taproot probe`) showed of a host."""
         host = self.host(name)
-        known = host.acknowledged and True, host.certificate, host.record
-        if acknowledged is not None:
-            host.acknowledged = acknowledged
-        host.certificate = certificate or host.certificate
+        known = host.planned()
+        before = host.acknowledged
         host.record = max(record, host.record)
+        if acknowledged is False:
+            if host.settled or not before:
+                host.acknowledged = False
+            host.settled = True
+        elif acknowledged is not None:
+            host.acknowledged = min(acknowledged, before or acknowledged)
+        if host.acknowledged and host.record > host.acknowledged:
+            host.acknowledged = False  # it agrees and sends larger records all the same
+        host.certificate = certificate or host.certificate
         host.via = via or host.via
-        if known != (host.acknowledged and True, host.certificate, host.record):
+        if known != host.planned():
             self.changes += 1
 
     def plan(self, name: str, client_certificate: int = 0, roots: int = 0) -> "Plan":
@@ -132,9 +144,9 @@ class TLSProfile:
 
         `client_certificate`: bytes of the device's Certificate message, 0 without; `roots`: how
         many roots get loaded (none with the certificate callback).
-        Raises ProtocolError or ConnectionFailedError ("memory") for what cannot work.
+        Raises ProtocolError for what cannot work.
         """
         with Transient():
             from .planner import decide
 
-            return decide(self, name, client_certificate, roots)
+            return decide(self, name, client_certificate, roots, self.mode)

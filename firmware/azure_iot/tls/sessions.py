@@ -8,7 +8,8 @@ again. So a session is bound to host, port, trust bundle, credential and profile
 earliest certificate of its chain, and ends when the root that anchored it is no longer trusted.
 
 A session holds the master secret: it stays in RAM, or in RTC memory (which deep sleep keeps and
-power loss does not) through `kv`, never in flash. Form, at most 512 bytes: version 1, expiry 4,
+power loss does not) through `kv`, never in flash. There is one, in one place, so that a new one
+overwrites it and what no longer fits is erased. Form, at most 512 bytes: version 1, expiry 4,
 binding 16, root 32, session n, HMAC-SHA256 truncated to 16.
 """
 
@@ -25,7 +26,7 @@ _HEAD = const(53)  # version, expiry, binding, root
 _MAC = const(16)
 _MAX_RECORD = const(512)
 _MAX_AGE_S = const(86400)
-_SLOTS = const(2)  # hub and DPS
+_KEY = "tls"
 
 
 def binding(host: str, port: int, bundle: int, credential: str, profile: str) -> bytes:
@@ -35,7 +36,7 @@ def binding(host: str, port: int, bundle: int, credential: str, profile: str) ->
 
 
 class Sessions:
-    """Saved sessions, newest per binding. `kv` is RTC memory or None for RAM alone.
+    """The newest session of one client. `kv` is RTC memory or None for RAM alone.
 
     `mac_key`: secret of this device (its SAS key, for instance) that protects what rests in `kv`;
     without one nothing is written there. `still_trusted(root)`: says whether the root with that
@@ -57,7 +58,7 @@ class Sessions:
         self._mac_key = mac_key
         self._max_age_s = max_age_s
         self.still_trusted = still_trusted
-        self._ram = {}
+        self._record: bytes | None = None
 
     def put(self, bound: bytes, blob: bytes, root: bytes, not_after: int) -> bool:
         """Keep a session of a fully verified connection; False when it cannot be kept.
@@ -70,9 +71,7 @@ class Sessions:
             self.why_not_kept = "no root or no validity known"
             return False
         record = bytes((_VERSION,)) + expires.to_bytes(4, "big") + bound + root + blob
-        if len(self._ram) >= _SLOTS and bound not in self._ram:
-            self._ram.clear()
-        self._ram[bound] = record
+        self._record = record
         self.why_not_kept = ""
         if self._kv is not None:
             if len(record) + _MAC > _MAX_RECORD:
@@ -80,60 +79,54 @@ class Sessions:
                     "a session of %d bytes is too large for RTC memory; build with "
                     "CONFIG_MBEDTLS_SSL_KEEP_PEER_CERTIFICATE=n" % len(blob)
                 )
-                self._kv.delete(_name(bound))
+                self._kv.delete(_KEY)
             else:
                 try:
-                    self._kv.set(_name(bound), record + self._seal(record))
+                    self._kv.set(_KEY, record + self._seal(record))
                 except (OSError, ValueError) as error:  # no room beside what others keep there
                     self.why_not_kept = str(error)
         return True
 
     def get(self, bound: bytes) -> bytes | None:
-        """Return the session to offer, None when there is none that may be."""
-        record = self._ram.get(bound)
-        if record is None and self._kv is not None:
+        """Return the session to offer, None when there is none that may be: then it is erased."""
+        if self._record is None and self._kv is not None:
             try:
-                record = self._unseal(bound, self._kv.get(_name(bound)))
+                sealed = self._kv.get(_KEY)
             except (OSError, ValueError):  # what rests there is not ours
-                record = None
-        if record is None:
-            return None
-        now = self._clock.unix_time()
-        self._ram[bound] = record
+                sealed = None
+            if not sealed:
+                return None
+            self._record = self._unseal(sealed)
         root, expires = self.anchor(bound)
+        now = self._clock.unix_time()
         # A saved age beyond the limit means the clock went back: do not trust either.
-        fresh = now < expires <= now + self._max_age_s
+        fresh = root is not None and now < expires <= now + self._max_age_s
         if not fresh or (self.still_trusted is not None and not self.still_trusted(root)):
-            self.drop(bound)
+            self.drop_all()
             return None
-        return record[_HEAD:]
+        return self._record and self._record[_HEAD:]
 
     def anchor(self, bound: bytes) -> tuple:
-        """Return `(SHA-256 of the root, Unix time of the end)` of a session in RAM, or Nones."""
-        record = self._ram.get(bound)
-        if record is None:
+        """Return `(SHA-256 of the root, Unix time of the end)` of the session in RAM, or Nones."""
+        record = self._record
+        if record is None or record[5:21] != bound:
             return None, None
         return record[21:_HEAD], int.from_bytes(record[1:5], "big")
 
-    def drop(self, bound: bytes) -> None:
-        """Forget one session."""
-        self._ram.pop(bound, None)
-        if self._kv is not None:
-            self._kv.delete(_name(bound))
-
     def drop_all(self) -> None:
-        """Forget every session of this device that RAM knows; the others no longer match."""
-        for bound in list(self._ram):
-            self.drop(bound)
+        """Forget and erase what is kept, also what an earlier boot left."""
+        self._record = None
+        if self._kv is not None:
+            self._kv.delete(_KEY)
 
-    def _unseal(self, bound: bytes, sealed: bytes | None) -> bytes | None:
-        if not sealed or not _HEAD + _MAC < len(sealed) <= _MAX_RECORD:
+    def _unseal(self, sealed: bytes) -> bytes | None:
+        if not _HEAD + _MAC < len(sealed) <= _MAX_RECORD:
             return None
         record = sealed[:-_MAC]
         differs = 0
         for a, b in zip(self._seal(record), sealed[-_MAC:]):
             differs |= a ^ b
-        if differs or record[0] != _VERSION or record[5:21] != bound:
+        if differs or record[0] != _VERSION:
             return None
         return bytes(record)
 
@@ -141,7 +134,3 @@ class Sessions:
         from ..sas import hmac_sha256
 
         return hmac_sha256(self._mac_key, b"tls-session\x00" + record)[:_MAC]
-
-
-def _name(bound: bytes) -> str:
-    return "tls%02x%02x" % (bound[0], bound[1])

@@ -79,7 +79,8 @@ _TABLE = (
     "N|REFUSED|e111|the server refuses connections on this port",
     "N|NETWORK||the network failed",
     "N|DNS||the host name cannot be resolved",
-    "N|INTERNAL|3000 6C00|mbedTLS failed inside",
+    "P|CHAIN|3000|the server's chain is too long to verify; the server must shorten it",
+    "N|INTERNAL|6C00|mbedTLS failed inside",
 )
 _ALERTS = (
     "0 close_notify 10 unexpected_message 20 bad_record_mac 22 record_overflow 40 "
@@ -187,6 +188,8 @@ def _name(context: "TLSContext", exc: Exception, seen: "object", alert: int | No
     high = -number - low
     of_certificate = 0x2080 <= high < 0x3000 or 0x3880 <= high < 0x3F80
     name = _by("BAD_CERT" if of_certificate else "HANDSHAKE", "%X" % high)
+    if name == "CHAIN" and context.callback_error is not None:
+        name = "INTERNAL"
     if name == "ALERT":
         name = by_alert or ("CLIENT_CERT" if context.credential is not None else name)
     return _narrowed(context, name, seen)
@@ -214,8 +217,8 @@ def _facts(context: "TLSContext", name: str, seen: "object") -> str:
         return " (it answered with HTTP)"
     if name == "INTERNAL" and context.callback_error is not None:
         return "; the stored roots could not be read: %s" % context.callback_error
-    if name in ("CIPHER", "CLOSED", "RESET") and seen is not None and not seen.message:
-        _widen(context, name)
+    if name in ("CIPHER", "ALERT", "CLOSED", "RESET", "HANDSHAKE"):
+        _offer(context, name, seen)
     if name == "UNTRUSTED" and chain:
         issuer = chain[0][3]
         if not context.profile.build.ca_callback and context.named is None:
@@ -233,13 +236,19 @@ def _facts(context: "TLSContext", name: str, seen: "object") -> str:
     return ""
 
 
-def _widen(context: "TLSContext", name: str) -> None:
-    """Offer every suite from now on to a server that did not answer the ClientHello."""
-    host = context.profile.host(context.host)
-    if not host.wide:
-        host.wide = True
-        context.profile.changes += 1
-        context.retry = name == "CIPHER"  # the others may have been the network
+def _offer(context: "TLSContext", name: str, seen: "object") -> None:
+    """Make another offer from now on to a server that did not answer the ClientHello."""
+    profile = context.profile
+    host = profile.host(context.host)
+    if seen is None:  # only what DPS is offered can be widened there
+        late = context.presented or (context.mode or profile.mode) != "dps"
+    else:
+        late = seen.message
+    if not late and not host.wide:
+        host.wide = True  # every suite
+        host.settled = bool(host.acknowledged)  # no length that it never agreed to
+        profile.changes += 1
+        context.retry = name not in ("CLOSED", "RESET")  # those may have been the network
 
 
 def _too_large(context: "TLSContext", size: int) -> str:
@@ -248,12 +257,8 @@ def _too_large(context: "TLSContext", size: int) -> str:
     if context.established:
         # The server sends records larger than this connection can read.
         profile.learn(context.host, record=_FULL_RECORD)
-        if profile.host(context.host).acknowledged is False:
-            return (
-                "; the server ignores the fragment length: build with "
-                "CONFIG_MBEDTLS_SSL_IN_CONTENT_LEN=16384"
-            )
-    elif size > limit:
+        return "; build with CONFIG_MBEDTLS_SSL_IN_CONTENT_LEN=16384"
+    if size > limit:
         profile.learn(context.host, certificate=size)
         return "; a message of %d bytes, CONFIG_MBEDTLS_SSL_IN_CONTENT_LEN is %d" % (size, limit)
     return ""

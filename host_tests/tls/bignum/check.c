@@ -1,5 +1,6 @@
 // Compares the wrapped RSA public operation with Mbed TLS's own modular exponentiation.
-// check COUNT SEED: random and edge cases; prints how many were compared and how many fell back.
+// check COUNT SEED NTH: random and edge cases, every NTH with a modulus as long as in certificates;
+// prints how many were compared and how many fell back.
 #define MBEDTLS_ALLOW_PRIVATE_ACCESS
 #include <stdint.h>
 #include <stdio.h>
@@ -51,10 +52,11 @@ int main(int argc, char **argv) {
     setvbuf(stdout, NULL, _IONBF, 0);
     long count = argc > 1 ? atol(argv[1]) : 1000;
     state = argc > 2 ? strtoull(argv[2], NULL, 0) : 1;
+    long nth = argc > 3 ? atol(argv[3]) : 50;
     static const int exponents[] = {65537, 3, 17, 1, 2, 65536, 0x10001, 5};
     static const size_t sizes[] = {2, 8, 31, 32, 33, 63, 64, 65, 96, 127, 128, 160, 192, 256, 320, 384, 512};
     static const size_t large[] = {1024, 1536, 2048, 3072, 4096, 1023, 2049, 4095};
-    long even = 0, aliased = 0;
+    long even = 0, aliased = 0, longs = 0;
     for (long i = 0; i < count; i++) {
         mbedtls_mpi a, e, n, x, y;
         mbedtls_mpi_init(&a);
@@ -62,7 +64,8 @@ int main(int argc, char **argv) {
         mbedtls_mpi_init(&n);
         mbedtls_mpi_init(&x);
         mbedtls_mpi_init(&y);
-        int is_large = i % 50 == 0;
+        int is_large = i % nth == 0;
+        longs += is_large;
         size_t bits = is_large ? large[next() % 8] : sizes[next() % 17];
         int odd = next() % 16 != 0;
         number(&n, bits, next() % 3 == 0 ? next() % 12 : 0, odd);
@@ -113,6 +116,6 @@ int main(int argc, char **argv) {
         mbedtls_mpi_free(&x);
         mbedtls_mpi_free(&y);
     }
-    printf("%ld equal, %ld even moduli, %ld aliased\n", count, even, aliased);
+    printf("%ld equal, %ld even moduli, %ld aliased, %ld long\n", count, even, aliased, longs);
     return 0;
 }

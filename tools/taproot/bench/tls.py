@@ -13,6 +13,7 @@ import socket
 import ssl
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,7 @@ CLIENT = PROGRAM.with_name("tls_client.py")
 MESSAGE = 3_800  # bytes of the Certificate message that the figures are about
 TRANSFER = 60_000
 _ENOUGH_KIB = 512
+_PACE_S = 0.2  # enough for a step of the handshake
 
 
 @dataclass
@@ -68,8 +70,8 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(leaf: Leaf, client_root: str = "") -> Iterator[Server]:
-    """Serve `leaf` on loopback until the end of the block."""
+def serving(leaf: Leaf, client_root: str = "", pace_s: float = 0) -> Iterator[Server]:
+    """Serve `leaf` on loopback until the end of the block; `pace_s`: rest between records."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers("ECDHE+AESGCM")
@@ -99,6 +101,11 @@ def serving(leaf: Leaf, client_root: str = "") -> Iterator[Server]:
                     pass
                 reply = outgoing.read()
                 sent += len(reply)
+                while pace_s and len(reply) > 5:
+                    size = 5 + int.from_bytes(reply[3:5], "big")
+                    conn.sendall(reply[:size])
+                    reply = reply[size:]
+                    time.sleep(pace_s)
                 conn.sendall(reply)
         server.down.append(sent)
 
@@ -175,17 +182,18 @@ def run(
             found.append(
                 Connected(*numbers[:5], bool(numbers[5]), *numbers[6:])  # type: ignore[call-arg, arg-type]
             )
-        elif line.startswith("FAILED"):
+        elif line.startswith(("FAILED", "PHASES")):
             failed = line
     return found, failed, counted
 
 
 def _measured(bench: Bench, build: str, chain: Chain, goals: tuple[int, int] | None, what: str,
-              credential: Leaf | None = None, client_root: str = "") -> None:  # fmt: skip
+              credential: Leaf | None = None, client_root: str = "", **more: Any) -> None:  # fmt: skip
     with serving(chain.leaf, client_root) as server:
         found, failed, _ = run(
-            build, server, chain, credential=credential, acknowledged=4096, transfer=TRANSFER
-        )
+            build, server, chain, credential=credential, acknowledged=4096, transfer=TRANSFER,
+            **more,
+        )  # fmt: skip
     if not found:
         bench.add(f"tls.peak.{what}", None, "B", build=build, goal=goals and goals[0], why=failed)
         return
@@ -203,6 +211,25 @@ def _measured(bench: Bench, build: str, chain: Chain, goals: tuple[int, int] | N
         f"tls.model.{what}", one.model_peak - one.peak, "B", build=build, goal=0, cmp=">=",
         why="the plan promised less than was used",
     )  # fmt: skip
+
+
+# What the client has done when a record of the server's is through (RFC 5246 section 7.3).
+PHASES = ("server_hello", "certificate_verified", "key_exchange_verified", "finished_sent",
+          "connected")  # fmt: skip
+
+
+def _phases(bench: Bench, build: str, chain: Chain) -> None:
+    """Highest heap of each step of a full handshake, and what is held after it."""
+    with serving(chain.leaf, pace_s=_PACE_S) as server:
+        _, text, _ = run(build, server, chain, acknowledged=4096, phases=True)
+    steps = [[int(word) for word in step.split(":")] for step in text.split()[1:]]
+    if len(steps) != len(PHASES):
+        raise UsageFailed(f"a handshake of {len(steps)} steps: {text}")
+    for name, (peak, held) in zip(PHASES, steps, strict=True):
+        bench.add(
+            f"tls.phase.{name}", peak, "B", build=build, chain=chain.name, held=held,
+            certificate_message=chain.leaf.certificate_message_size,
+        )  # fmt: skip
 
 
 def _instructions(bench: Bench, chains: dict[str, Chain]) -> None:
@@ -301,7 +328,7 @@ def command(as_json: bool, compare: str | None, quick: bool) -> None:
 
     Example: taproot bench tls --quick --json
     """
-    for build in ("unix32", "unix32-board", "unix32-tiny", "unix32-plain"):
+    for build in ("unix32", "unix32-board", "unix32-tiny", "unix32-plain", "unix32-stock"):
         try:
             interpreters.path(build)
         except UsageFailed:
@@ -329,7 +356,9 @@ def command(as_json: bool, compare: str | None, quick: bool) -> None:
     _measured(bench, "unix32-tiny", chains["A"], (14_500, 5_500), "tiny")
     _measured(bench, "unix32", chains["A"], (24_000, 13_104), "kconfig")
     _measured(bench, "unix32-plain", chains["A"], None, "plain")
+    _measured(bench, "unix32-stock", chains["A"], None, "stock", profile="stock")
     _measured(bench, "unix32-board", chains["E"], None, "sas.ecc")
+    _phases(bench, "unix32-board", chains["A"])
     held = []
     for count in (1, 6):
         some = Chain("A", chains["A"].leaf, chains["A"].roots[:count])

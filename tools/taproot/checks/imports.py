@@ -68,6 +68,7 @@ TABLE = (
     _row(_P, "", _P),
     _row("clock", "time", _P),
     _row("transport", "asyncio socket select time errno tlsopt", _P),
+    _row("tls.room", "gc esp32 tlsopt", _P),
     _row("tls.context tls.handshake tls.verdict", "tls tlsopt time", _P + " tls.*"),
     _row("https", "asyncio time", _P + " transport tls.context clock"),
     _row("mqtt.client mqtt.connection mqtt.stream", "asyncio os time gc", _P + " clock transport mqtt.*"),
@@ -100,8 +101,8 @@ NAMES = "frozen_names.py"
 
 # Host side: modules of the device package that CPython code may import.
 HOST_PACKAGE = PURE
-# Tests may also run the trust store in-process: it needs no more than os.
-HOST_TESTS = (*PURE, "trust.*")
+# Tests may also run these in-process: they need no more than os and gc.
+HOST_TESTS = (*PURE, "trust.*", "tls.room")
 # The simulation drives devices: these, too, run on CPython, over its clock and without bytes.
 SIMULATION = (*PURE, "clock", "link", "timekeeper", "trust.recovery", "mqtt.connection")
 # A codec that both sides share hides the bug that both sides share.
