@@ -81,7 +81,7 @@ async def provisioned_client(
                 repaired = True
                 trust = options.get("trust")
                 host = _host(config)
-                roots = trust.attempt("dps", host).roots if trust else options["roots"]
+                roots = trust.attempt("dps", host).roots if trust is not None else options["roots"]
                 port = options.get("https_port", 443)
                 keeper = TimeKeeper(clock, sync=sync, trust=trust, port=port)
                 await keeper.repair(host, TLSContext(roots))

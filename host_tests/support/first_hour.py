@@ -173,7 +173,7 @@ CASES = (
             **_cs(f, "SharedAccessKey=" + f["key"], "x509=true"),
             "certificate": "nowhere.pem", "key": "device.key",
         },
-        "CredentialError", ("cannot read nowhere.pem",), "put the file on the device",
+        "CredentialError", ('cannot read "nowhere.pem"',), "put the file on the device",
     ),
     Case(
         "profile", "DPS assigns a hub that speaks another protocol",
