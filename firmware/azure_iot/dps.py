@@ -156,9 +156,6 @@ class Registration:
             raise ProtocolError("DPS assigned no hub or no device id", "dps")
         self.result = Assignment(hub, device, state.get("substatus") or "", state.get("payload"))
 
-    def __repr__(self) -> str:
-        return "<Registration of %s in %s>" % (self.registration_id, self.id_scope)
-
 
 def _object(payload: bytes) -> dict:
     try:

@@ -23,12 +23,14 @@ from .errors import (
     ServiceError,
 )
 from .identity import check_host
+from .large import Collector
 from .mqtt.client import MQTTClient
 from .tls.context import TLSContext, default_profile
 from .transport import open_tls
 
 _ANSWER_MS = const(30000)
 _CONNECT_S = const(60)
+_MAX_ANSWER = const(65536)
 _MOST_ANSWERS = const(60)
 _TOKEN_LIFE_S = const(3600)
 
@@ -71,7 +73,6 @@ class ProvisioningDeviceClient:
         self._timeout_s = timeout_s
         self._answers = []
         self._came = asyncio.Event()
-        self.registrations = 0
         self.on_connect_failed = None  # (error), for each attempt to connect
 
     @classmethod
@@ -108,7 +109,6 @@ class ProvisioningDeviceClient:
         Raises CredentialError (the enrollment refuses this device), ServiceError,
         ConnectionFailedError (no answer within `timeout_s`), ProtocolError, TrustError.
         """
-        self.registrations += 1
         try:
             return await asyncio.wait_for(self._register(), self._timeout_s)
         except asyncio.TimeoutError:
@@ -124,8 +124,12 @@ class ProvisioningDeviceClient:
             credentials=lambda: self._login(step),
             clean_session=True,
             max_pending=4,
+            max_packet=_MAX_ANSWER,
         )
         mqtt.on_message = self._on_message
+        mqtt.on_large = lambda topic, size, qos, pid: Collector(
+            size, lambda body: self._on_message(topic, body, qos, pid)
+        )
         mqtt.on_connect_failed = self.on_connect_failed
         try:
             await mqtt.start()
@@ -207,6 +211,3 @@ class ProvisioningDeviceClient:
                 await transport.close()
                 raise
         return transport
-
-    def __repr__(self) -> str:
-        return "<ProvisioningDeviceClient %s in %s>" % (self.registration_id, self.id_scope)

@@ -75,6 +75,13 @@ def test_dps_is_offered_rsa_first_and_the_shared_profile_remembers_a_server_with
     assert found == [["hub", True, 4096]]
 
 
+def test_an_assignment_larger_than_the_input_buffer_arrives(device, emu):
+    emu.enroll("reg-large", primary_key=KEY, payload={"site": "x" * 6000})
+    out = device.run(REGISTER, "reg-large", cs="", scope=SCOPE, key=KEY, limit=40)
+    assert out[0][:3] == ["assigned", "localhost", "reg-large"]
+    assert out[0][4] == {"site": "x" * 6000}
+
+
 def test_group_key_is_derived_by_the_operator_and_refused_on_a_device(device, emu):
     group = base64.b64encode(b"group key of thirty-two bytes...").decode()
     emu.enroll("line", group=True, primary_key=group)
