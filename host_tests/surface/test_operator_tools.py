@@ -74,10 +74,15 @@ def test_the_page_of_figures_is_linked_and_reaches_its_goal():
         assert row[5:] == ["0", "0", "0"], row
 
 
-def test_a_fleet_that_does_not_know_its_size_is_a_burden():
-    """It comes back in one burst: the hub refuses most, and who meets ten refusals registers."""
+def test_a_fleet_that_does_not_know_its_size_is_a_burden_to_the_hub_alone():
+    """It comes back in one burst: the hub refuses most, many times, and nobody registers anew."""
     calm, rude = (reconnect.drop(3000, 100, hint) for hint in (3000, 1))
     assert rude.attempts > 3 * calm.attempts and not rude.registrations
+    assert not reconnect.drop(1500, 3, 1000).registrations
+
+
+def test_a_ladder_without_patience_for_a_busy_hub_is_seen(monkeypatch):
+    monkeypatch.setattr("azure_iot.ladder._BUSY_S", 1)
     assert reconnect.drop(1500, 3, 1000).registrations > 0
 
 

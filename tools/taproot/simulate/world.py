@@ -15,10 +15,17 @@ from email.utils import formatdate
 from types import SimpleNamespace
 from typing import Any
 
+from azure_iot import log
 from azure_iot.backoff import Backoff, first_window
 from azure_iot.credentials import SymmetricKey
 from azure_iot.dates import http_date
-from azure_iot.errors import AzureIoTError, ClockError, TrustError
+from azure_iot.errors import (
+    AzureIoTError,
+    ClockError,
+    ConnectionFailedError,
+    CredentialError,
+    TrustError,
+)
 from azure_iot.guard import Guard
 from azure_iot.identity import Identity
 from azure_iot.link import HubLink
@@ -44,6 +51,7 @@ from azure_iot.mqtt.connection import _REFUSALS  # noqa: E402
 for _name in _NEW:
     delattr(time, _name)
 
+log.set_level(0)  # thousands of devices
 DAY_S = 86_400
 START = 1_800_000_000  # Unix time at which a run begins, in January 2027
 MINIMUM_MS, MAXIMUM_MS = 500, 120_000  # the defaults of mqtt/connection.py
@@ -55,6 +63,7 @@ LONGEST_TOKEN_S = 365 * DAY_S  # a token that ends later was made by a clock in 
 HUB = Identity("hub.azure-devices.net", "device")
 KEY = SymmetricKey("c2ltdWxhdGVkIGRldmljZXMgc2hhcmUgb25lIGtleSE=")
 SERVER_UNAVAILABLE, NOT_AUTHORISED = 3, 5
+_KINDS = {SERVER_UNAVAILABLE: ConnectionFailedError, NOT_AUTHORISED: CredentialError}
 
 
 class Hub:
@@ -205,10 +214,11 @@ class Device(HubLink):
         floor = world.time - int(world.floor_days * (1 + world.source.random()) * DAY_S)
         trust = Trust(clock, floor, chance)
         keeper = Keeper(world, clock, trust)
-        guard = Guard(clock, keeper, chance, reprovision=self._register, trust=True)
+        self.keeper = keeper
         super().__init__(
             HUB, KEY, clock=clock, random32=lambda: world.source.getrandbits(32), trust=trust,
-            profile=_PROFILE, sessions=_SESSIONS, sas_life_s=world.life_s, guard=guard,
+            profile=_PROFILE, sessions=_SESSIONS, sas_life_s=world.life_s,
+            guard=lambda: Guard(clock, keeper, chance, reprovision=self._register, trust=True),
         )  # fmt: skip
         self.backoff = Backoff(MINIMUM_MS, MAXIMUM_MS, chance, window_ms=world.window_ms)
         world.now = now
@@ -223,7 +233,7 @@ class Device(HubLink):
     def was_connected(self) -> None:
         """Be a device whose time is proven and whose token is somewhere in its life."""
         now = self.world.now
-        self.guard.keeper.prove(self.world.time)
+        self.keeper.prove(self.world.time)
         self.issued = 1  # not the first token of its boot
         self.world.now = now - self.world.source.random() * self.world.life_s * 0.7
         finish(self.login())
@@ -238,14 +248,20 @@ class Device(HubLink):
         """Nothing to make: see `handshake`."""
         return None
 
+    def accepted(self) -> bool:
+        """As HubLink, which also unloads the guard's modules."""
+        self._guard = None
+        return super().accepted()
+
     async def _register(self) -> Any:
         self.world.registrations += 1
         return SimpleNamespace(hub=HUB.host, device_id=HUB.device_id)
 
     async def open(self) -> None:
         """Do as HubLink.open, with the dates of a certificate in place of bytes."""
-        if self.attempt is not None:
-            await self.guard.before(self)
+        guard = self._use_guard() if self.trust.time_repair_wanted else self._guard
+        if guard is not None and self.attempt is not None:
+            await guard.before(self)
         self._check_clock()
         self.attempt = self.trust.attempt("hub", HUB.gateway)
         handshake(self.clock)
@@ -259,8 +275,7 @@ class Device(HubLink):
             _, password = finish(self.login())
             code = world.hub.connack(world.now, password)
             if code:
-                kind, text = _REFUSALS[code]
-                raise kind(f"CONNACK {code}: {text}")
+                raise _KINDS[code](f"CONNACK {code}: {_REFUSALS[code]}")
         except AzureIoTError as error:
             if self.refused(error):
                 self.backoff.reset()
