@@ -15,9 +15,8 @@ from email.utils import formatdate
 from types import SimpleNamespace
 from typing import Any
 
-from azure_iot import log
+from azure_iot import credentials, link, log
 from azure_iot.backoff import Backoff, first_window
-from azure_iot.credentials import SymmetricKey
 from azure_iot.dates import http_date
 from azure_iot.errors import (
     AzureIoTError,
@@ -28,7 +27,6 @@ from azure_iot.errors import (
 )
 from azure_iot.guard import Guard
 from azure_iot.identity import Identity
-from azure_iot.link import HubLink
 from azure_iot.timekeeper import TimeKeeper
 from azure_iot.tls.profile import TLSProfile
 from azure_iot.tls.sessions import Sessions
@@ -52,6 +50,8 @@ for _name in _NEW:
     delattr(time, _name)
 
 log.set_level(0)  # thousands of devices
+# Nothing is unloaded here: a device has fifty modules to look through, CPython a thousand.
+link.Transient = credentials.Transient = contextlib.nullcontext
 DAY_S = 86_400
 START = 1_800_000_000  # Unix time at which a run begins, in January 2027
 MINIMUM_MS, MAXIMUM_MS = 500, 120_000  # the defaults of mqtt/connection.py
@@ -61,7 +61,7 @@ SERVED = (START - 30 * DAY_S, START + 60 * DAY_S)  # dates of the hub's certific
 LONGEST_TOKEN_S = 365 * DAY_S  # a token that ends later was made by a clock in the future
 
 HUB = Identity("hub.azure-devices.net", "device")
-KEY = SymmetricKey("c2ltdWxhdGVkIGRldmljZXMgc2hhcmUgb25lIGtleSE=")
+KEY = credentials.SymmetricKey("c2ltdWxhdGVkIGRldmljZXMgc2hhcmUgb25lIGtleSE=")
 SERVER_UNAVAILABLE, NOT_AUTHORISED = 3, 5
 _KINDS = {SERVER_UNAVAILABLE: ConnectionFailedError, NOT_AUTHORISED: CredentialError}
 
@@ -201,7 +201,7 @@ class Keeper(TimeKeeper):
         return True
 
 
-class Device(HubLink):
+class Device(link.HubLink):
     """One device from its start at `woken` (seconds since the drop) to CONNACK 0."""
 
     attempt: Any
