@@ -7,6 +7,7 @@ import json
 import socket
 import ssl
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,7 @@ class TLSServer:
                     fact["certificate"] = link.getpeercert(True)
                     fact["resumed"] = link.session_reused
                     if self.greeting:
+                        time.sleep(0.2)  # a byte that comes with the handshake is refused
                         link.sendall(self.greeting)
                     while data := link.recv(4096):
                         fact["data"] += data

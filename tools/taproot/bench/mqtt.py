@@ -259,6 +259,7 @@ def _recorded(lab: Lab, mode: str, qos: int, size: int) -> tuple[float, float]:
     for n in (10, 30):
         with Relay(lab.broker.tls_port, count_records=True) as relay:
             lab.plainly(mode, qos, size, n, lab.build, relay.port)
+            relay.connections[0].over.wait(5)  # its last record may still be under way
         found.append(relay.connections[0].records[TO_SERVER])
     records = (found[1].application - found[0].application) / 20
     return records, (found[1].wire - found[0].wire) / 20

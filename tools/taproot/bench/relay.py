@@ -73,6 +73,7 @@ class Connection:
         default_factory=lambda: {TO_CLIENT: Records(), TO_SERVER: Records()}
     )
     struck: bool = False
+    over: threading.Event = field(default_factory=threading.Event)  # both sides have ended
 
 
 class Relay:
@@ -173,6 +174,8 @@ class Relay:
             for sock in pairs:
                 if sock not in self._held:
                     sock.close()
+        finally:
+            connection.over.set()
 
     def _pump(
         self,
