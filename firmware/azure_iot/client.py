@@ -94,7 +94,8 @@ class IoTHubDeviceClient(ManagedConnection):
     ) -> int:
         """Send telemetry at QoS 1; with `wait` until the hub has acknowledged it.
 
-        Without `wait` it returns when the message is accepted; the number is for `delivered`.
+        Topic `devices/{device}/messages/events/{properties}`, as in
+        `devices/pump-1/messages/events/%24.ct=application%2Fjson&%24.ce=utf-8&alert=no`. Without `wait` it returns when the message is accepted; the number is for `delivered`.
 
         dict and list become JSON with `$.ct=application/json&$.ce=utf-8`. A message accepted
         while there is no connection waits in the queue; a full queue raises QueueFullError.
@@ -149,18 +150,23 @@ class IoTHubDeviceClient(ManagedConnection):
     async def get_twin(self) -> dict:
         """Fetch the twin: `{"desired": {…, "$version": n}, "reported": {…, "$version": n}}`.
 
-        Raises ServiceError, ConnectionFailedError, ConnectionDroppedError.
+        Topic `$iothub/twin/GET/?$rid=1`, answer at `$iothub/twin/res/200/?$rid=1`. Raises ServiceError, ConnectionFailedError, ConnectionDroppedError.
         """
         return await self._use_twin().get()
 
     async def patch_twin_reported_properties(self, properties: dict) -> "int | None":
-        """Send reported properties and return their new `$version`; None deletes a member."""
+        """Send reported properties and return their new `$version`; None deletes a member.
+
+        Topic `$iothub/twin/PATCH/properties/reported/?$rid=2`, body `{"fw": "1.2"}`, answer at
+        `$iothub/twin/res/204/?$rid=2&$version=7`. Raises as get_twin; ServiceError 400, 413, 429.
+        """
         return await self._use_twin().patch(properties)
 
     def desired_properties(self) -> object:
         """Iterate over DesiredChange: `async for change in client.desired_properties()`.
 
-        The first one is complete; later ones are differences, complete again after a gap.
+        The first one is complete; later ones are differences, complete again after a gap. They
+        come at `$iothub/twin/PATCH/properties/desired/?$version=8`, body `{"rate": 5, "$version": 8}`.
         """
         return self._use_twin().inbox
 
@@ -171,6 +177,7 @@ class IoTHubDeviceClient(ManagedConnection):
 
         `payload` is the decoded JSON (None for an empty body). The handler returns a status, or
         (status, body); an exception in it gives status 500 and a body that shows no detail.
+        Request at `$iothub/methods/POST/{name}/?$rid=1f`, answer at `$iothub/methods/res/{status}/?$rid=1f`.
         """
         self._use_methods().handlers[name] = handler
 
@@ -181,7 +188,7 @@ class IoTHubDeviceClient(ManagedConnection):
     def on_c2d(self, handler: "Callable", sink: "Callable | None" = None) -> None:
         """Handle each cloud-to-device message with `await handler(message)`.
 
-        The hub gets its PUBACK only after the handler returned; if it raises, the message stays
+        Topic `devices/{device}/messages/devicebound/{properties}`, QoS 1. The hub gets its PUBACK only after the handler returned; if it raises, the message stays
         in the hub's queue and comes again with the next connection. A message larger than the
         input buffer (4 KB) goes into `sink(message, size)`, an object with `write(memoryview)`,
         `close()` and `abort()` that is then the handler's `message.data`; None: not wanted.

@@ -264,6 +264,12 @@ class HubConnection:
     def _on_connect_failed(self, error: Exception) -> None:
         if self._link.refused(error):
             self._mqtt.retry_soon()
+        if str(error).startswith("CONNACK 5"):
+            log.warning(
+                "which one: az iot hub device-identity show -d %s -n %s",
+                self.identity.device_id,
+                self.identity.host.split(".")[0],
+            )
         self._event("connect_failed", error)
 
     def _event(self, name: str, fact: object) -> None:

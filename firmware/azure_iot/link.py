@@ -367,7 +367,10 @@ def _require_roots(roots: list) -> None:
         try:
             facts = read(der)
         except TrustError as error:
-            raise CredentialError("roots: not a certificate in DER form: %s" % error)
+            raise CredentialError(
+                "roots: not a certificate in DER form: %s; convert it: "
+                "openssl x509 -in root.pem -outform der -out root.der" % error
+            )
         if facts.issuer != facts.subject:
             raise CredentialError(
                 "'%s' is no root: '%s' issued it and may replace it any day; give the root"

@@ -43,7 +43,7 @@ class IoTHubModuleClient(IoTHubDeviceClient):
     def on_input(self, handler: "Callable") -> None:
         """Handle each input message with `await handler(message)`; `message.input_name` says which.
 
-        PUBACK goes out only after the handler returned.
+        Topic `devices/{device}/modules/{module}/inputs/{input}/{properties}`, QoS 1. PUBACK goes out only after the handler returned.
         """
         self._use_c2d().handler = handler
         self._want(hub.inputs_filter(self._base))

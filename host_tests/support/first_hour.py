@@ -99,7 +99,7 @@ CASES = (
     Case(
         "pem-as-root", "a root in PEM form where DER is meant",
         lambda f: {**_cs(f), "roots": ["device.pem"]}, "CredentialError",
-        ("not a certificate in DER form",),
+        ("not a certificate in DER form", "openssl x509 -in root.pem -outform der"),
         "convert it: `openssl x509 -in root.pem -outform der -out root.der`",
     ),
     Case(

@@ -403,6 +403,7 @@ def test_main_says_on_the_console_what_is_wrong_with_its_key(example, emu):
     text = record.connection_string.replace(record.primary_key, KEY)
     with on_board(example, text) as process:
         said = process.wait_for("warning: mqtt: CONNACK 5", 20)
+        process.wait_for("az iot hub device-identity show -d ex-wrong -n localhost", 2)
     assert REFUSED[1] in said
     assert KEY not in process.text
 
