@@ -7,9 +7,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
+from support.wire import exactly
 from taproot import interpreters
 from taproot.bench.hostile import publish, read_packet
 
@@ -40,18 +42,9 @@ class Scripted:
             ).start()
 
     def serve(self, conn: socket.socket, number: int) -> None:
-        def exactly(n: int) -> bytes:
-            data = b""
-            while len(data) < n:
-                part = conn.recv(n - len(data))
-                if not part:
-                    raise OSError("closed")
-                data += part
-            return data
-
         try:
             while True:
-                head, body = read_packet(exactly)
+                head, body = read_packet(partial(exactly, conn))
                 self.log.append((number, head, body))
                 self.answer(conn, number, head, body)
         except OSError:

@@ -26,6 +26,7 @@ from support.tls_peer import (
     Scripted,
     record,
 )
+from support.wire import exactly
 from taproot.pki import Leaf
 
 _SUITE = 0xC02B  # ECDHE-ECDSA-AES128-GCM-SHA256
@@ -46,19 +47,9 @@ def _message(kind: int, body: bytes) -> bytes:
     return struct.pack("!I", kind << 24 | len(body)) + body
 
 
-def _exactly(conn: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        part = conn.recv(size - len(data))
-        if not part:
-            raise OSError("the client left")
-        data += part
-    return data
-
-
 def _next(conn: socket.socket) -> tuple[int, bytes]:
-    kind, _, size = struct.unpack("!BHH", _exactly(conn, 5))
-    return kind, _exactly(conn, size)
+    kind, _, size = struct.unpack("!BHH", exactly(conn, 5))
+    return kind, exactly(conn, size)
 
 
 class _Sealed:

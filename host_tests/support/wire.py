@@ -19,6 +19,17 @@ SUBSCRIBE, SUBACK, UNSUBSCRIBE, UNSUBACK = 8, 9, 10, 11
 PINGREQ, PINGRESP, DISCONNECT = 12, 13, 14
 
 
+def exactly(conn: socket.socket, size: int) -> bytes:
+    """Read so many bytes; ConnectionError when the peer leaves before."""
+    data = b""
+    while len(data) < size:
+        part = conn.recv(size - len(data))
+        if not part:
+            raise ConnectionError("the peer left")
+        data += part
+    return data
+
+
 def field(data: bytes | str) -> bytes:
     """A length-prefixed field."""
     raw = data.encode() if isinstance(data, str) else data
