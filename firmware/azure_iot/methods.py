@@ -116,3 +116,5 @@ class Methods:
             await request.respond(status, body)
         except AzureIoTError as error:
             log.warning("the answer to method %s was not sent: %s", request.name, error)
+            if not request.answered:
+                await self._respond(request, _FAILED, {"error": "the answer is too large"})

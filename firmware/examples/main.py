@@ -6,7 +6,7 @@ from azure_iot.esp32.platform import Platform
 
 async def app(client):
     while True:
-        await client.send_message({"temperature": 21.5}, wait=False)
+        await client.send_message({"temperature": 21.5})
         await asyncio.sleep(60)
 
 

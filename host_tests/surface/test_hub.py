@@ -158,7 +158,7 @@ def test_direct_methods_answer_with_status_and_body(device, emu):
 STRICT = """
 from azure_iot import IoTHubDeviceClient, ServiceError
 async def known(payload):
-    return 200
+    return 200, "x" * payload if payload else None
 async def main():
     client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
     client.on_method("known", known)
@@ -183,6 +183,8 @@ def test_a_method_nobody_handles_is_answered_501(device, emu):
         answer = emu.invoke_method("strict", "other", None, timeout_s=10)
         assert answer.status == 501 and "other" in answer.payload["error"]
         assert emu.invoke_method("strict", "known", None, timeout_s=10).status == 200
+        answer = emu.invoke_method("strict", "known", 131071, timeout_s=10)
+        assert (answer.status, answer.payload) == (500, {"error": "the answer is too large"})
 
 
 def test_an_answer_over_128_kb_is_refused_and_another_one_may_follow(device, emu):
