@@ -366,3 +366,21 @@ def test_status_without_a_managed_device_proves_nothing(managed, status) -> None
     status(twin("u", via=G2, state="unmanaged"))
     managed.ok("remove-root digicert-global-root-g2")
     assert "the last status knows no managed device" in refused(managed, "no-status")
+
+
+@pytest.mark.parametrize(
+    ("host", "cloud"),
+    [
+        ("pump.azure-devices.net", "public"),
+        ("pump.device.azure-devices.net", "public"),
+        ("PUMP.azure-devices.us", "us-government"),
+        ("pump.azure-devices.cn", "china"),
+    ],
+)
+def test_a_hub_s_host_name_says_whose_roots_it_needs(host, cloud):
+    assert roots.cloud_roots(host) == roots.cloud_roots(cloud)
+
+
+def test_a_host_of_nobody_s_names_the_clouds_there_are():
+    with pytest.raises(roots.RootsError, match="there are: public"):
+        roots.cloud_roots("hub.example")

@@ -390,7 +390,12 @@ def diff(report: Report, old: Path, new: Path) -> None:
 @click.option("--build-date", help="The firmware's date, a floor of its clock; default: now.")
 @click.option("--demo", is_flag=True, help="Allow a demo- fleet.")
 @click.option("--unmanaged", is_flag=True, help="No key-set: the cloud's roots for ever.")
-@click.option("--cloud", default="public", show_default=True, help="For --unmanaged.")
+@click.option(
+    "--cloud",
+    default="public",
+    show_default=True,
+    help="For --unmanaged, an id or a hub's host name.",
+)
 @reporting
 def factory_command(
     report: Report,

@@ -34,7 +34,12 @@ _FILE = click.Path(path_type=Path)
 
 @click.command()
 @click.option("--fleet", required=True, help="Name of the fleet; it is in everything signed.")
-@click.option("--cloud", default="public", show_default=True, help="Whose roots to begin with.")
+@click.option(
+    "--cloud",
+    default="public",
+    show_default=True,
+    help="Whose roots to begin with, an id or a hub's host name.",
+)
 @click.option("--root-role", default="2-of-3", show_default=True, metavar="M-of-N")
 @click.option("--bundle-role", default="2-of-3", show_default=True, metavar="M-of-N")
 @click.option("--single-signer", is_flag=True, help="Allow a threshold of 1.")

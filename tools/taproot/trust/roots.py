@@ -16,6 +16,7 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from azure_iot import hub
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -80,8 +81,13 @@ class Catalogue:
     clouds: dict[str, Cloud]
 
     def cloud(self, cloud_id: str) -> Cloud:
-        """Return a cloud by id, or fail naming the ids there are."""
+        """Return a cloud by id or by a hub's host name, or fail naming the ids there are.
+
+        Only a host name of Azure's says a cloud: the device's own table decides.
+        """
         try:
+            if ".azure-" in cloud_id:
+                return self.clouds[hub.cloud(cloud_id)[0]]
             return self.clouds[cloud_id]
         except KeyError:
             raise RootsError(
