@@ -138,7 +138,7 @@ class Connection:
     def abandon(self) -> None:
         """Forget who works and waits: nobody does any more, their asyncio.run has ended."""
         self._task = None
-        self._waiting = False
+        self._waiters = asyncio.core.TaskQueue()  # type: ignore[attr-defined]
 
     async def connected_once(self, timeout: float = 60) -> None:
         """Wait for the first connection. Raises what no retry will cure, at once; after
