@@ -71,19 +71,21 @@ def test_a_cut_leaves_the_old_the_trial_or_the_new_state(factory_flash, count, r
     uncut = live(factory_flash, 30)
     assert uncut.said[-1][0] == "end" and uncut.said[-2][:2] == ["confirmed", LAST]
     found: Counter[str] = Counter()
-    flash, last = factory_flash, ["end", 0]
+    flash, said = factory_flash, [["end", 0]]
     for _ in range(10 * cuts):
         life = live(flash, pick.random() * uncut.seconds / 3)
         _, good, trial, floor, error, _ = life.said[0]
+        last = said[-1]
         state = _judge(last, good, trial)
-        assert state is not None and error == "None", (last, life.said)
+        assert state is not None and error == "None", (said, life.said, sorted(files(flash)))
         assert floor <= good
         if last[0] != "end":
             found[f"found {state}"] += 1
         if found["cuts"] >= cuts and found["inside a change of the store"] >= inside:
             break
         # What this cut left is judged by the next start, and here by another littlefs.
-        flash, last = life.flash, life.said[-1]
+        flash, said = life.flash, life.said
+        last = said[-1]
         assert "/main.py" in files(flash)
         if last[0] == "end":
             flash = factory_flash
