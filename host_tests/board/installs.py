@@ -46,11 +46,15 @@ trial = state.trial.version if state.trial else None
 readable = not state.good or store.facts(state.good) is not None
 out("boot", good, trial, state.floor, readable and str(store.error))
 for version in range(trial or good + 1, 2 + len(os.listdir("packages"))):
+    if store.state.is_bad(version):
+        break  # cut in each try of its trial: given up, as it has to be
     if version != trial:
         out("install", version)
         trust.install(FileSource("packages/%d" % version))
     out("staged", version)
     attempt = trust.attempt()
+    if not attempt.is_trial:
+        break
     trust.succeeded(attempt, resumed=False)
     trust.mqtt_accepted(attempt)
     out("confirmed", version)

@@ -52,8 +52,10 @@ def live(flash: bytes, cut_after: float) -> Life:
         begun = time.monotonic()
         timer = threading.Timer(cut_after, board.kill)
         timer.start()
+        failed = False
         for line in board.lines(40):
-            if '"end"' in line or "Traceback" in line:
+            failed = failed or "Traceback" in line
+            if '"end"' in line or failed and "Error" in line:  # its last line
                 break
         timer.cancel()
         took = time.monotonic() - begun
@@ -110,6 +112,7 @@ def _judge(last: list, good: int, trial: int | None) -> str | None:
         allowed = {"old": (version - 1, None), "trial": (version - 1, version)}
     elif name == "staged":
         allowed = {"old": (version - 1, version), "new": (version, None)}
+        allowed["given up"] = (version - 1, None)  # after a cut in each try of the trial
     else:
         allowed = {"old": (version, None)}
     return next((state for state, facts in allowed.items() if facts == (good, trial)), None)
