@@ -1,8 +1,8 @@
 """The exception tree of the package.
 
 Responsible for: the classes an application catches, and `cause`, because MicroPython keeps no
-exception chain; the question that is asked of a whole chain. Not for: deciding which class a failure gets (tls/verdict.py, transport.py,
-client.py) and the codes of trust packages (trust/errors.py).
+exception chain; the question that is asked of a whole chain. Not for: deciding which class a
+failure gets (tls/verdict.py, transport.py, client.py), the codes of trust packages (trust/errors.py).
 
     AzureIoTError                .cause
       ClockError                 sync the clock first: certificate dates and SAS expiry need it

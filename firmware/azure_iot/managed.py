@@ -99,9 +99,7 @@ class ManagedConnection(HubConnection):
         self._wishes = self._updater.wishes
         self._updater = None
         forget(*_UPDATING)
-        if (
-            again
-        ):  # without waiting for that: a device with a certificate may keep this one for months
+        if again:  # a device with a certificate may keep this connection for months
             await asyncio.sleep_ms(_AGAIN_MS)
             await self._refresh_twin()
 

@@ -269,6 +269,8 @@ async def open_tls(
     """
     deadlines = deadlines or Deadlines()
     context.port = port
+    if hasattr(context, "require_room"):
+        context.require_room(host)
     address = resolve(host, port)
     try:
         try:
@@ -280,7 +282,9 @@ async def open_tls(
     except ConnectionFailedError as error:
         if port != 8883 or error.reason not in ("tcp", "refused", "reset", "timeout"):
             raise
-        raise ConnectionFailedError("%s %s" % (error, _BLOCKED), error.reason, error.cause)
+        blocked = ConnectionFailedError("%s %s" % (error, _BLOCKED), error.reason, error.cause)
+        blocked.verdict = getattr(error, "verdict", "NETWORK")  # type: ignore[attr-defined]
+        raise blocked
     _keep(host, port, address)
     return transport
 

@@ -101,17 +101,17 @@ class Twin:
         await self._publish(topic, body)
         await entry[0].wait()
 
-    def on_result(self, status: int, rid: str, version: "int | None", body: bytes) -> None:
+    def on_result(self, status: int, rid: str, number: "int | None", body: bytes) -> None:
         """Take an answer; one that nobody waits for any more is dropped.
 
-        Of a refusal `version` is the time to wait in seconds.
+        `number` is its `$version`, of a refusal its `retry-after` in seconds.
         """
         entry = self._pending.get(rid)
         if entry is None:
             log.debug("twin answer %d to an unknown request", status)
             return
         entry[1] = status
-        entry[2] = version
+        entry[2] = number
         entry[3] = body
         entry[0].set()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from azure_iot.deadlines import Deadlines
 from taproot import interpreters
+from taproot.bench.relay import reset
 from taproot.pki import Authority
 
 FIRMWARE = Path(__file__).resolve().parents[2] / "firmware"
@@ -135,6 +136,39 @@ def test_a_peer_that_reads_too_slowly_ends_in_a_typed_error():
         r"ConnectionDroppedError the peer took (\d+) of 16000 bytes in (\d+) ms\n", out
     )
     assert found and int(found[1]) > 0 and 1400 < int(found[2]) < 3000, out
+
+
+BLOCKED = """
+import asyncio
+from azure_iot.errors import AzureIoTError
+from azure_iot.tls.context import TLSContext
+from azure_iot.transport import open_tls
+async def main():
+    with open("root.der", "rb") as file:
+        context = TLSContext([file.read()])
+    try:
+        await open_tls("127.0.0.6", 8883, context)
+    except AzureIoTError as error:
+        print(error.verdict, error.reason, error)
+asyncio.run(main())
+"""
+
+
+def test_a_reset_at_8883_keeps_its_verdict_and_names_the_way_by_443(tmp_path):
+    """What a firewall does that lets the connection come about and ends it at the ClientHello."""
+    (tmp_path / "root.der").write_bytes(Authority.root("nobody's", "p256").der)
+
+    def serve(server: socket.socket) -> None:
+        conn, _ = server.accept()
+        conn.recv(4096)
+        reset(conn)
+
+    with socket.create_server(("127.0.0.6", 8883)) as server:
+        threading.Thread(target=serve, args=(server,), daemon=True).start()
+        result = interpreters.run("unix64", BLOCKED, heap="256k", cwd=tmp_path, timeout=20)
+    assert (
+        result.stdout.startswith("RESET reset ") and "websocket=True uses 443" in result.stdout
+    ), result.text
 
 
 WAITS = """

@@ -84,7 +84,7 @@ def _decoded(raw: memoryview) -> "str | None":
 
 
 def _is_no_utf8(raw: "bytes | memoryview") -> bool:
-    """Tell what MicroPython lets through, decoding and encoding."""
+    """Tell whether a rule of UTF-8 is broken that MicroPython does not check."""
     for i in range(len(raw) - 1):
         lead = raw[i]
         if lead > 0xBF and (

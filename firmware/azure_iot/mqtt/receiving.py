@@ -49,12 +49,12 @@ class Receiver:
         data = self._in
         if data[0] == 0x40:  # PUBACKs, as long as they come in order
             tail = self.tail
-            ring, mask = self._ring, self._mask
+            into, mask = self._ring, self._mask
             at = 0
             while n - at >= 4 and data[at + 1] == 2 and tail != self.sent:
                 if data[at + 2] << 8 | data[at + 3] != tail % 65535 + 1:
                     break
-                ring[tail & mask] = None
+                into[tail & mask] = None
                 tail += 1
                 at += 4
                 if at == n:
@@ -67,10 +67,10 @@ class Receiver:
         elif n == self._whole and self._start == self._known:  # the last one's kind again
             at = self._pid_at
             if at:
-                ring = self.ack
-                ring[2] = data[at]
-                ring[3] = data[at + 1]
-                self.pid = at = ring[2] << 8 | ring[3]
+                into = self.ack
+                into[2] = data[at]
+                into[3] = data[at + 1]
+                self.pid = at = into[2] << 8 | into[3]
                 if not at:
                     return self._slow(n)
             self.packets += 1

@@ -110,6 +110,21 @@ class TLSContext:
         self.bundle = bundle
         self.credential_id = credential_id
 
+    def require_room(self, host: str) -> None:
+        """Refuse a connection that has no room, before anything is sent.
+
+        Raises ConnectionFailedError ("memory").
+        """
+        self.host = host
+        if self.profile.memory is not None:
+            try:
+                with Transient():
+                    from .room import check
+
+                    check(self.profile)
+            except MemoryError as error:
+                raise self.explain(error)
+
     def wrap(self, sock: "object", host: str) -> "tls.SSLSocket":
         """Return a TLS socket over `sock`; the handshake runs in its first reads and writes.
 
@@ -122,11 +137,6 @@ class TLSContext:
         self.retry = self.established = False
         self._fails = tlsopt.failed_allocs() if tlsopt is not None else 0
         try:
-            if self.profile.memory is not None:
-                with Transient():
-                    from .room import check
-
-                    check(self.profile)
             if again:
                 if self.sessions is not None:
                     tlsopt.offer(self.context, self.sessions.get(self.bound))

@@ -3,8 +3,8 @@
 Responsible for: the free memory of the heap that mbedTLS uses here, refusing what no handshake fits
 in. Not for: what a connection will take (planner.py), a shortage under way (verdict MEMORY).
 
-A refusal must never be wrong: it counts what the smallest handshake takes, and garbage is collected
-before it counts. Source: MicroPython documentation, esp32.idf_heap_info. Not yet run on hardware.
+A refusal must never be wrong: it counts what the smallest handshake takes, and comes only after
+garbage was collected. Source: MicroPython documentation, esp32.idf_heap_info. Not yet run on hardware.
 """
 
 import gc
@@ -31,18 +31,22 @@ def check(profile: "TLSProfile") -> None:
     """Refuse a connection without room. Raises ConnectionFailedError ("memory")."""
     sizes = profile.build.in_len, profile.build.out_len
     least = sum(sizes, 2 * _BUFFER + _LEAST)
-    free, block = _platform() if profile.memory is True else profile.memory()
-    if free < least or 0 < block < max(sizes) + _BUFFER:
-        raise ConnectionFailedError(
-            "TLS needs %d bytes of heap, %d are free (largest block %s): free memory, or build with "
-            "smaller CONFIG_MBEDTLS_SSL_IN_CONTENT_LEN" % (least, free, block or "unknown"),
-            "memory",
-        )
+    look = _platform if profile.memory is True else profile.memory
+    for short in (False, True):
+        if short:
+            gc.collect()  # not every time: it costs more than a resumed handshake
+        free, block = look()
+        if free >= least and (not block or block >= max(sizes) + _BUFFER):
+            return
+    raise ConnectionFailedError(
+        "TLS needs %d bytes of heap, %d are free (largest block %s): free memory, or build with "
+        "smaller CONFIG_MBEDTLS_SSL_IN_CONTENT_LEN" % (least, free, block or "unknown"),
+        "memory",
+    )
 
 
 def _platform() -> tuple:
     """Return (free bytes, largest free block or 0)."""
-    gc.collect()
     free = block = 0
     try:
         from esp32 import HEAP_DATA, idf_heap_info

@@ -104,7 +104,7 @@ async def connect(context, count):
 async def main():
     roots = [read("root%d.der" % n) for n in range(asked["roots"])]
     profile = TLSProfile(
-        asked.get("profile", "default"), build=build_of(tlsopt), mfl=asked.get("mfl")
+        asked.get("profile", "default"), build=build_of(tlsopt), mfl=asked.get("mfl"), memory=True
     )
     if asked.get("acknowledged"):
         profile.learn("localhost", acknowledged=asked["acknowledged"])
