@@ -1,4 +1,4 @@
-"""DPS semantics (emulator.md D1-D6, azure.md 3 and 4.1): the pure service, no socket."""
+"""DPS semantics: the pure service, no socket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Enrolments from TOML, CLI and control API (emulator.md C1, D3, D4), and a service's string."""
+"""Enrolments from TOML, CLI and control API, and a service's string."""
 
 from __future__ import annotations
 

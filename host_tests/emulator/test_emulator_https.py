@@ -1,4 +1,4 @@
-"""The HTTPS listener (emulator.md H20, H21, T10; contracts.md 7): one port for everything."""
+"""The HTTPS listener: one port for everything."""
 
 from __future__ import annotations
 

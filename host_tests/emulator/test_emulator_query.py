@@ -1,4 +1,4 @@
-"""The query language subset (emulator.md H23): rows, undefined values, groups, errors."""
+"""The query language subset: rows, undefined values, groups, errors."""
 
 from __future__ import annotations
 

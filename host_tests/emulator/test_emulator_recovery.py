@@ -1,4 +1,4 @@
-"""Downloads and the recovery listener (emulator.md T7, T10): honest, hostile, recorded."""
+"""Downloads and the recovery listener: honest, hostile, recorded."""
 
 from __future__ import annotations
 

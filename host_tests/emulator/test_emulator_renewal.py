@@ -1,4 +1,4 @@
-"""Certificate renewal over MQTT and DPS on the wire (emulator.md H22, D1, D6; azure.md 4.2)."""
+"""Certificate renewal over MQTT and DPS on the wire."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The service REST subset (emulator.md H23): rights, registry, twins, queries, configurations."""
+"""The service REST subset: rights, registry, twins, queries, configurations."""
 
 from __future__ import annotations
 

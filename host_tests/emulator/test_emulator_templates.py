@@ -1,4 +1,4 @@
-"""ARM templates as configuration (emulator.md H25): parameters, policy, read-only property."""
+"""ARM templates as configuration: parameters, policy, read-only property."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 from taproot.pki import Authority
 from taproot.trust import roots
 
-# From the publishers' pages and two independent stores; not computed from certs/ (azure.md 6.1).
+# From the publishers' pages and two independent stores; not computed from certs/.
 SHA256 = dict(
     line.split()
     for line in """

@@ -1,4 +1,4 @@
-"""The official azure-iot-device against the emulator (issue: emulator, quality; emulator.md 4).
+"""The official azure-iot-device against the emulator (as an outside judge).
 
 Every public method and property of the sync and aio clients, over TCP and WebSocket, with SAS and
 X.509. The list comes from the SDK and what was called is counted inside the SDK's process.

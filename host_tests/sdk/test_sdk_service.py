@@ -1,4 +1,4 @@
-"""The official azure-iot-hub against the emulator's REST (emulator.md H23): step by step.
+"""The official azure-iot-hub against the emulator's REST: step by step.
 
 Its venv is made only where the wheels of uamqp exist; C2D goes over AMQP there and is not tested.
 """
