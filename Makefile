@@ -8,6 +8,7 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/.build/bin:$(PATH)
 
 SET_UP = $(PYTHON) -m tools.setup
+BENCHES = size mqtt tls trust emulator faults
 PYTEST = .venv/bin/pytest -n 4 --dist worksteal host_tests
 
 .PHONY: help setup board demo test test-long check bench emulator clean
@@ -49,7 +50,7 @@ check:
 
 bench:
 	@$(SET_UP) --quiet
-	@.venv/bin/taproot bench
+	@for kind in $(BENCHES); do .venv/bin/taproot bench $$kind || missed=1; done; test -z "$$missed"
 
 emulator:
 	@$(SET_UP) --quiet

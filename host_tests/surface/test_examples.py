@@ -248,12 +248,9 @@ def test_deep_sleep(example, emu, hub_root, hub_leaf):
 def test_trust_update(example, emu, hub_root):
     record = emu.add_device("ex-trust")
     fleet = Fleet.create("demo-examples", root=(1, 1), bundle=(1, 1))
-    factory = example.folder / "factory"
-    factory.mkdir()
-    (factory / "keyset.jws").write_bytes(fleet.keyset_jws())
     roots = [("hub", hub_root.der, ("hub", "dps"))]
-    (factory / "bundle.jws").write_bytes(fleet.bundle_jws(version=1, roots=roots))
-    (factory / "build_date").write_text(str(fleet.issued))
+    bundle = fleet.bundle_jws(version=1, roots=roots)
+    fleet.write_factory(example.folder / "factory", bundle)
     config = {
         "connection_string": record.connection_string, "factory_folder": "factory",
         "trust_folder": "trust",

@@ -193,12 +193,9 @@ def answering(answers):
 def test_a_redirect_is_held_to_the_rule_of_the_first_address(device, hub_root):
     """A demo fleet stays home wherever a server leads it, and the scheme stays."""
     fleet = Fleet.create("demo-redirect", bundle=(1, 1), root=(1, 1))
-    factory = device.folder / "factory"
-    factory.mkdir()
-    (factory / "keyset.jws").write_bytes(fleet.keyset_jws())
     roots = [("hub", hub_root.der, ("hub", "dps"))]
-    (factory / "bundle.jws").write_bytes(fleet.bundle_jws(version=1, roots=roots))
-    (factory / "build_date").write_text(str(fleet.issued))
+    bundle = fleet.bundle_jws(version=1, roots=roots)
+    fleet.write_factory(device.folder / "factory", bundle)
     with peer(answering({"/p": b"package"})) as end:
         answers = {
             "/home": f"http://127.0.0.1:{end}/p",

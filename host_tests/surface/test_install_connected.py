@@ -61,11 +61,8 @@ def world(tmp_path_factory):
     fleet = Fleet.create("demo-connected", bundle=(2, 3), root=(1, 1))
     use = ("hub", "dps")
     mine = [(f"root {n}", root.der, use) for n, root in enumerate(own)]
-    factory = folder / "factory"
-    factory.mkdir()
-    (factory / "keyset.jws").write_bytes(fleet.keyset_jws())
-    (factory / "bundle.jws").write_bytes(fleet.bundle_jws(version=1, roots=mine[:1]))
-    (factory / "build_date").write_text(str(fleet.issued))
+    bundle = fleet.bundle_jws(version=1, roots=mine[:1])
+    fleet.write_factory(folder / "factory", bundle)
     six = [*mine, *cloud_roots("public")]
     assert len(six) == 6
     (folder / "package").write_bytes(fleet.package(fleet.bundle_jws(version=2, roots=six)))

@@ -50,12 +50,9 @@ def fleet():
     ],
 )
 def test_a_lying_time_server_causes_no_registration(device, emu, hub_root, fleet, name, offset):
-    factory = device.folder / "factory"
-    factory.mkdir()
-    (factory / "keyset.jws").write_bytes(fleet.keyset_jws())
     roots = [("hub", hub_root.der, ("hub", "dps"))]
-    (factory / "bundle.jws").write_bytes(fleet.bundle_jws(version=1, roots=roots))
-    (factory / "build_date").write_text(str(fleet.issued))
+    bundle = fleet.bundle_jws(version=1, roots=roots)
+    fleet.write_factory(device.folder / "factory", bundle)
     emu.add_device(name, primary_key=KEY)
     emu.enroll(name, primary_key=KEY)
     program = AGENT.replace("client.connect(None)", "client._mqtt.connected.wait()")
@@ -94,11 +91,7 @@ asyncio.run(main())
 def test_a_clock_before_2025_is_set_to_the_floor_by_who_has_a_trust_store(device, hub_root):
     fleet = Fleet.create("demo-floor", bundle=(1, 1), root=(1, 1))
     bundle = fleet.bundle_jws(version=1, roots=[("hub", hub_root.der, ("hub", "dps"))])
-    factory = device.folder / "factory"
-    factory.mkdir()
-    (factory / "keyset.jws").write_bytes(fleet.keyset_jws())
-    (factory / "bundle.jws").write_bytes(bundle)
-    (factory / "build_date").write_text(str(fleet.issued))
+    fleet.write_factory(device.folder / "factory", bundle)
     assert device.run(BEFORE, "before-2025") == [["connected"]]
 
 
@@ -153,13 +146,10 @@ def test_a_first_start_without_the_time_gets_it_and_is_provisioned(
     """NTP fails at first: DPS refuses the token, or its certificate seems to lie in the future."""
     name = "first-" + case
     emu.enroll(name, primary_key=KEY)
-    factory = device.folder / "factory"
-    factory.mkdir()
-    (factory / "keyset.jws").write_bytes(fleet.keyset_jws())
     roots = [("hub", hub_root.der, ("hub", "dps"))]
-    (factory / "bundle.jws").write_bytes(fleet.bundle_jws(version=1, roots=roots))
+    bundle = fleet.bundle_jws(version=1, roots=roots)
     # Far enough behind: every token that is made with this time has expired.
-    (factory / "build_date").write_text(str(fleet.issued - 40 * 86400))
+    fleet.write_factory(device.folder / "factory", bundle, fleet.issued - 40 * 86400)
     facts = {"trust": trust, "silent": silent, "start": 946684800, "scope": SCOPE, "key": KEY}
     if not https:
         facts["https"] = 1

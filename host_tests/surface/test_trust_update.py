@@ -96,14 +96,6 @@ def world():
         yield emu, fleet, old_root, old, new_root, new
 
 
-def lay_out(folder, fleet, bundle):
-    factory = folder / "factory"
-    factory.mkdir()
-    (factory / "keyset.jws").write_bytes(fleet.keyset_jws())
-    (factory / "bundle.jws").write_bytes(bundle)
-    (factory / "build_date").write_text(str(fleet.issued))
-
-
 def until(test, process, limit=20.0):
     end = time.monotonic() + limit
     while not test():
@@ -121,7 +113,7 @@ def test_a_device_installs_a_bundle_and_survives_the_switch(tmp_path, world, cha
     name = "dev-" + channel
     hub = ("hub", "dps")
     first = fleet.bundle_jws(version=1, roots=[("old", old_root.der, hub)])
-    lay_out(tmp_path, fleet, first)
+    fleet.write_factory(tmp_path / "factory", first)
     device = Device(tmp_path, emu, hub_root)
     cs = emu.add_device(name).connection_string
     with device.start(PROGRAM, name, update_agent=True, cs=cs) as process:
@@ -212,7 +204,7 @@ def test_a_package_in_parts_is_installed_after_a_power_cut_behind_its_last_part(
     emu, fleet, old_root, old, _, _ = world
     emu.switch_chain(old)
     roots = [("old", old_root.der, ("hub", "dps"))]
-    lay_out(tmp_path, fleet, fleet.bundle_jws(version=1, roots=roots))
+    fleet.write_factory(tmp_path / "factory", fleet.bundle_jws(version=1, roots=roots))
     package = fleet.package(fleet.bundle_jws(version=2, roots=roots))
     (tmp_path / "package.json").write_bytes(package)
     (tmp_path / "trust").mkdir()
@@ -274,7 +266,7 @@ def test_a_package_in_one_message_is_installed_or_gone_after_a_power_cut(
     emu, fleet, old_root, old, _, _ = world
     emu.switch_chain(old)
     roots = [("old", old_root.der, ("hub", "dps"))]
-    lay_out(tmp_path, fleet, fleet.bundle_jws(version=1, roots=roots))
+    fleet.write_factory(tmp_path / "factory", fleet.bundle_jws(version=1, roots=roots))
     package = fleet.package(fleet.bundle_jws(version=2, roots=roots))
     (tmp_path / "trust").mkdir()
     (tmp_path / "trust" / "method.new").write_bytes(package)
@@ -320,7 +312,7 @@ def test_a_second_package_waits_at_the_hub_until_the_first_is_installed(tmp_path
     emu, fleet, old_root, old, _, _ = world
     emu.switch_chain(old)
     roots = [("old", old_root.der, ("hub", "dps"))]
-    lay_out(tmp_path, fleet, fleet.bundle_jws(version=1, roots=roots))
+    fleet.write_factory(tmp_path / "factory", fleet.bundle_jws(version=1, roots=roots))
     cs = emu.add_device("burst").connection_string
     with Device(tmp_path, emu, hub_root).start(BURST, "burst", cs=cs) as process:
         process.wait_for("up", 20)
@@ -337,9 +329,8 @@ def test_a_device_without_update_agent_says_which_root_is_missing(tmp_path, worl
 
     emu, fleet, old_root, old, new_root, new = world
     emu.switch_chain(old)
-    lay_out(
-        tmp_path, fleet, fleet.bundle_jws(version=1, roots=[("o", old_root.der, ("hub", "dps"))])
-    )
+    first = fleet.bundle_jws(version=1, roots=[("o", old_root.der, ("hub", "dps"))])
+    fleet.write_factory(tmp_path / "factory", first)
     device = Device(tmp_path, emu, hub_root)
     with device.start(PROGRAM, "control", update_agent=False) as process:
         process.wait_for('"settled"', 20)
@@ -389,7 +380,9 @@ def test_small_buffers_ask_a_server_that_ignores_mfl_for_ranges(tmp_path, world,
     emu.switch_chain(old)
     name = "small-%d" % ranges
     hub = ("hub", "dps", "https")
-    lay_out(tmp_path, fleet, fleet.bundle_jws(version=1, roots=[("old", old_root.der, hub)]))
+    fleet.write_factory(
+        tmp_path / "factory", fleet.bundle_jws(version=1, roots=[("old", old_root.der, hub)])
+    )
     good = fleet.package(
         fleet.bundle_jws(version=2, roots=[("old", old_root.der, hub), ("new", new_root.der, hub)])
     )
@@ -428,7 +421,7 @@ def test_telemetry_by_post_spends_no_try_and_a_demo_fleet_stays_home(tmp_path, w
     emu, fleet, old_root, old, _, _ = world
     emu.switch_chain(old)
     roots = [("old", old_root.der, ("hub", "dps", "https"))]
-    lay_out(tmp_path, fleet, fleet.bundle_jws(version=1, roots=roots))
+    fleet.write_factory(tmp_path / "factory", fleet.bundle_jws(version=1, roots=roots))
     second = fleet.package(fleet.bundle_jws(version=2, roots=roots))
     (tmp_path / "package.json").write_bytes(second)
     out = Device(tmp_path, emu, hub_root).run(POST, "post")
@@ -443,9 +436,8 @@ def test_a_deployed_device_asks_tls_about_each_root_and_keeps_one_for_dps(
     from taproot.trust import builder
 
     emu, fleet, old_root, _, _, _ = world
-    lay_out(
-        tmp_path, fleet, fleet.bundle_jws(version=1, roots=[("o", old_root.der, ("hub", "dps"))])
-    )
+    first = fleet.bundle_jws(version=1, roots=[("o", old_root.der, ("hub", "dps"))])
+    fleet.write_factory(tmp_path / "factory", first)
     broken = bytearray(old_root.der)
     broken[broken.index(b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07") + 9] ^= 0x60
     hub = fleet.package(fleet.bundle_jws(version=3, roots=[("o", old_root.der, ("hub",))]))
@@ -495,7 +487,9 @@ def test_a_wish_whose_work_was_cut_short_comes_again(tmp_path, world, hub_root, 
     emu, fleet, old_root, old, new_root, _ = world
     emu.switch_chain(old)
     hub = ("hub", "dps")
-    lay_out(tmp_path, fleet, fleet.bundle_jws(version=1, roots=[("old", old_root.der, hub)]))
+    fleet.write_factory(
+        tmp_path / "factory", fleet.bundle_jws(version=1, roots=[("old", old_root.der, hub)])
+    )
     good = fleet.package(
         fleet.bundle_jws(version=2, roots=[("old", old_root.der, hub), ("new", new_root.der, hub)])
     )
@@ -519,7 +513,7 @@ def test_a_message_too_large_for_a_package_is_refused_in_words_and_does_not_come
     emu, fleet, old_root, old, _, _ = world
     emu.switch_chain(old)
     roots = [("old", old_root.der, ("hub", "dps"))]
-    lay_out(tmp_path, fleet, fleet.bundle_jws(version=1, roots=roots))
+    fleet.write_factory(tmp_path / "factory", fleet.bundle_jws(version=1, roots=roots))
     program = PROGRAM.replace('"update_agent":', '"channels": ["c2d"], "update_agent":')
     with Device(tmp_path, emu, hub_root).start(program, "large", update_agent=True) as process:
         process.wait_for('"settled"', 20)

@@ -11,6 +11,7 @@ KINDS = {
     "emulator": ("taproot.bench.emulator", "The emulator under load."),
     "faults": ("taproot.bench.faults", "What the MQTT client survives, and how."),
     "mqtt": ("taproot.bench.mqtt", "Instructions, heap, records and rate of the MQTT client."),
+    "size": ("taproot.bench.size", "Flash and heap of the device package, by module and by job."),
     "tls": ("taproot.bench.tls", "Heap and wire cost of TLS connections."),
     "trust": ("taproot.bench.trust", "Verification cost and heap of trust packages."),
 }
@@ -42,5 +43,5 @@ class _Kinds(click.Group):
 def command() -> None:
     """Measure, and set every figure against its goal.
 
-    Example: taproot bench mqtt --only mqtt.size
+    Example: taproot bench mqtt --only size
     """

@@ -6,8 +6,6 @@ tools/mpy-tool.py: header, table of names, table of objects, code).
 
 from __future__ import annotations
 
-from pathlib import Path
-
 _STR, _BYTES, _INT, _FLOAT, _COMPLEX, _TUPLE = 5, 6, 7, 8, 9, 10
 
 
@@ -35,11 +33,10 @@ def _skip(data: bytes, at: int) -> int:
     return at + size + (kind in (_STR, _BYTES))
 
 
-def sections(path: Path) -> dict[str, int]:
+def sections(data: bytes) -> dict[str, int]:
     """Bytes of `names`, `constants` and `bytecode`; the header of a few bytes counts as names."""
-    data = path.read_bytes()
     if data[:2] != b"M\x06":
-        raise ValueError(f"{path}: not an .mpy file of version 6")
+        raise ValueError("not an .mpy file of version 6")
     names, at = _number(data, 4)
     constants, at = _number(data, at)
     for _ in range(names):

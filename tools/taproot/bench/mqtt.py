@@ -31,6 +31,7 @@ from taproot.bench import mpy, runner
 from taproot.bench.broker import Mosquitto
 from taproot.bench.plain import Feeder
 from taproot.bench.relay import TO_SERVER, Relay
+from taproot.checks import sizes
 from taproot.console import PeerFailed, UsageFailed
 
 SCRIPT = Path(__file__).parent / "device" / "mqtt_bench.py"
@@ -324,14 +325,10 @@ def size(lab: Lab) -> None:
     """B7: compiled size of the modules a publishing and subscribing device loads."""
     folder = interpreters.firmware_folder() / "azure_iot" / "mqtt"
     compiler = interpreters.build_folder() / "bin" / "mpy-cross"
-    found: dict[str, dict[str, int]] = {}
-    with tempfile.TemporaryDirectory() as out:
-        for name in (*CORE, *ON_DEMAND):
-            target = Path(out) / f"{name}.mpy"
-            subprocess.run(
-                [str(compiler), "-O3", "-o", str(target), f"{name}.py"], cwd=folder, check=True
-            )
-            found[name] = mpy.sections(target)
+    found = {
+        name: mpy.sections(sizes.compiled(compiler, folder / f"{name}.py", f"{name}.py"))
+        for name in (*CORE, *ON_DEMAND)
+    }
 
     def total(names: tuple[str, ...]) -> int:
         return sum(sum(found[name].values()) for name in names)

@@ -289,10 +289,7 @@ def _smallest(bench: Bench, chain: Chain) -> None:
     config = EmulatorConfig(chain=chain.leaf, https_port=None)
     with tempfile.TemporaryDirectory(prefix="taproot-tls-") as name, running(config) as emu:
         folder = Path(name)
-        (folder / "factory").mkdir()
-        (folder / "factory" / "keyset.jws").write_bytes(fleet.keyset_jws())
-        (folder / "factory" / "bundle.jws").write_bytes(fleet.bundle_jws(version=1, roots=roots))
-        (folder / "factory" / "build_date").write_text(str(fleet.issued))
+        fleet.write_factory(folder / "factory", fleet.bundle_jws(version=1, roots=roots))
         (folder / "package").write_bytes(package)
         asked = {
             "cs": emu.add_device("bench").connection_string, "port": emu.mqtt_port, "install": True,

@@ -1,13 +1,12 @@
 """`taproot bench trust`: what a signature and an install cost a device.
 
-Instructions of one verification by key size and algorithm, in Python and in C, and of the steps of
-an install with six roots; bytes of bytecode per module. Heap of an install: `make test`
-(host_tests/trust/test_memory.py), which needs hundreds of runs.
+Instructions and heap of one verification by key size and algorithm, in Python and in C. Heap of an
+install: `make test` (host_tests/trust/test_memory.py), which needs hundreds of runs. Bytes of the
+modules: `taproot bench size`.
 """
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -15,12 +14,9 @@ import click
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from taproot import interpreters
 from taproot.bench import runner
-from taproot.console import UsageFailed
 
 PROGRAM = Path(__file__).with_name("device") / "trust_bench.py"
-PARTS = ("verify", "size")
 # Specification, section 5: million instructions of one verification on the 32-bit build.
 GOALS = {("PS256", 2048): 17.3, ("PS256", 3072): 39.8, ("PS256", 4096): 58.5,
          ("RS256", 2048): 16.9, ("RS256", 3072): 39.1, ("RS256", 4096): 57.7}  # fmt: skip
@@ -58,37 +54,15 @@ def _verify(bench: runner.Bench, build: str) -> None:
                     )
 
 
-def _size(bench: runner.Bench, build: str) -> None:
-    folder = interpreters.firmware_folder() / "azure_iot" / "trust"
-    cross = interpreters.build_folder() / "bin" / "mpy-cross"
-    if not cross.exists():
-        raise UsageFailed(f"{cross} is missing: run 'make setup'")
-    total = 0
-    with tempfile.TemporaryDirectory(prefix="taproot-trust-") as scratch:
-        for source in sorted(folder.glob("*.py")):
-            out = Path(scratch) / "out.mpy"
-            subprocess.run([cross, "-O3", "-s", source.name, "-o", out, source], check=True)
-            size = out.stat().st_size
-            total += size
-            bench.add(f"trust.size.{source.stem}", size, "B", build="mpy")
-    bench.add("trust.size", total, "B", build="mpy")
-
-
 @click.command("trust")
-@click.option("--only", metavar="PART", help=f"One of {', '.join(PARTS)}.")
 @click.option("--build", default="unix32", show_default=True, help="For the instruction counts.")
 @click.option("--compare", metavar="FILE", help="Show the values of an earlier --json beside.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def command(only: str | None, build: str, compare: str | None, as_json: bool) -> None:
+def command(build: str, compare: str | None, as_json: bool) -> None:
     """Measure what verifying a trust package costs.
 
-    Example: taproot bench trust --only size
+    Example: taproot bench trust --build unix64
     """
-    if only and only not in PARTS:
-        raise UsageFailed(f"no part '{only}': one of {', '.join(PARTS)}")
     bench = runner.Bench("taproot bench trust", as_json, compare)
-    if only in (None, "verify"):
-        _verify(bench, build)
-    if only in (None, "size"):
-        _size(bench, build)
+    _verify(bench, build)
     bench.report.finish()

@@ -21,8 +21,8 @@ class CompileFailed(Exception):
     """mpy-cross refused a file; the text is its message."""
 
 
-def compile_size(mpy_cross: Path, path: Path, name: str) -> int:
-    """Bytes of the compiled module."""
+def compiled(mpy_cross: Path, path: Path, name: str) -> bytes:
+    """The compiled module, with `name` as the name of its source."""
     with tempfile.TemporaryDirectory(prefix="taproot-") as folder:
         target = Path(folder) / "out.mpy"
         line: list[str | Path] = [mpy_cross, "-O3", "-s", name, "-o", target, path]
@@ -30,7 +30,7 @@ def compile_size(mpy_cross: Path, path: Path, name: str) -> int:
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or ["?"])[-1]
             raise CompileFailed(f"{path}: mpy-cross refuses it: {last}")
-        return target.stat().st_size
+        return target.read_bytes()
 
 
 def measure(root: Path) -> tuple[dict[str, int], list[str]]:
@@ -46,7 +46,7 @@ def measure(root: Path) -> tuple[dict[str, int], list[str]]:
     def one(path: Path) -> tuple[str, int | str]:
         name = str(path.relative_to(firmware))
         try:
-            return name, compile_size(mpy_cross, path, name)
+            return name, len(compiled(mpy_cross, path, name))
         except CompileFailed as error:
             return name, str(error)
 

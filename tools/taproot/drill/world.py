@@ -174,11 +174,7 @@ class World:
         for value in folder.glob("*.kv"):
             value.unlink()
         (folder / "confirmed").unlink(missing_ok=True)
-        factory = folder / "factory"
-        factory.mkdir()
-        (factory / "keyset.jws").write_bytes(self.fleet.keyset_jws())
-        (factory / "bundle.jws").write_bytes(self.factory)
-        (factory / "build_date").write_text(str(self.fleet.issued))
+        self.fleet.write_factory(folder / "factory", self.factory)
         config = {
             "factory_folder": "factory",
             "trust_folder": "trust",

@@ -183,6 +183,13 @@ class Fleet:
         when = self.issued if build_date is None else build_date
         return factory.managed(self.name, self.keyset_jws(), bundle, when, recovery, demo=True)
 
+    def write_factory(self, folder: Path, bundle: bytes, build_date: int | None = None) -> None:
+        """Write what a device reads with `factory_folder`: key-set, bundle, date of the build."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "keyset.jws").write_bytes(self.keyset_jws())
+        (folder / "bundle.jws").write_bytes(bundle)
+        (folder / "build_date").write_text(str(self.issued if build_date is None else build_date))
+
     def write_keys(self, directory: Path, passphrase: bytes | None = None) -> None:
         """Write every key into a directory of the run, private halves mode 0600."""
         directory.mkdir(parents=True, exist_ok=True)
