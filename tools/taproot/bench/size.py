@@ -13,6 +13,7 @@ import json
 import ssl
 import tempfile
 from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,19 @@ BUILD = "unix32-board"
 DEVICE = "bench"
 GOAL_ALL, GOAL_SUBSET = 40 * 1024, 24 * 1024
 _LIMIT_S = 60
+# What the bytes are for: patterns of module names, the first that fits; the rest is "client".
+PARTS = {
+    "mqtt": ("mqtt", "mqtt.*", "backoff", "inbox"),
+    "tls": ("tls", "tls.*", "transport", "large"),
+    "trust": ("trust", "trust.*"),
+    "dps": ("dps", "provisioning", "assignment", "ladder", "guard"),
+    "https_upload": ("https", "upload", "external"),
+    "websocket": ("websocket",),
+    "x509": ("x509", "keymaterial"),
+    "agent": ("agent", "bringup", "upkeep", "updater", "managed", "arrivals", "quiet", "transient",
+              "forever", "esp32", "esp32.*", "unix", "unix.*"),
+    "c2d_modules_pnp": ("c2d", "module", "pnp"),
+}  # fmt: skip
 
 
 def _run(folder: Path, asked: dict[str, Any], ready: dict[str, Callable[[], Any]]) -> Any:
@@ -54,12 +68,13 @@ def _run(folder: Path, asked: dict[str, Any], ready: dict[str, Callable[[], Any]
 def _client(folder: Path) -> Any:
     """What a client loads and holds, job by job, against the emulator."""
     fleet = Fleet.create("demo-bench")
-    with running(EmulatorConfig(https_port=None)) as emu:
+    with running(EmulatorConfig()) as emu:
         roots = [("bench root", ssl.PEM_cert_to_DER_cert(emu.root_pem), ["hub", "dps"])]
         package = fleet.package(fleet.bundle_jws(version=2, roots=roots))
         fleet.write_factory(folder / "factory", fleet.bundle_jws(version=1, roots=roots))
         wish = {"trust": packages.desired_twin(2, package)}
         asked = {"cs": emu.add_device(DEVICE).connection_string, "port": emu.mqtt_port,
+                 "https_port": emu.https_port,
                  "limit_s": _LIMIT_S, "mqtt": {"fleet_size_hint": 1}}  # fmt: skip
         return _run(folder, asked, {
             "method": lambda: emu.invoke_method(DEVICE, "ping", 1, timeout_s=10),
@@ -92,7 +107,15 @@ def _in_order(names: Iterable[str], sources: dict[str, Path]) -> list[str]:
     return list(TopologicalSorter(graph).static_order())
 
 
-def _compiled(sources: dict[str, Path]) -> dict[str, dict[str, int]]:
+def part_of(where: str) -> str:
+    """The part of PARTS that the module, named without the package, belongs to."""
+    fits = (
+        part for part, patterns in PARTS.items() if any(fnmatchcase(where, p) for p in patterns)
+    )
+    return next(fits, "client")
+
+
+def _compiled(sources: dict[str, Path]) -> dict[str, dict[str, Any]]:
     """Sections of each module."""
     compiler = interpreters.build_folder() / "bin" / "mpy-cross"
     if not compiler.exists():
@@ -123,14 +146,22 @@ def command(compare: str | None, as_json: bool) -> None:
         jobs: dict[str, str] = client["jobs"]
         own: dict[str, int] = _run(Path(name), {"modules": _in_order(jobs, sources)}, {})
 
-    def total(id: str, names: list[str], goal: int) -> None:
-        parts = {key: sum(modules[name][key] for name in names) for key in modules["azure_iot"]}
+    def total(id: str, names: list[str], goal: int | None) -> None:
+        parts: dict[str, Any] = {
+            key: sum(modules[name][key] for name in names) for key in modules["azure_iot"]
+        }
         told = ", ".join(f"{key} {size:,}" for key, size in parts.items())
         bench.add(id, sum(parts.values()), "B", n=len(names), build="mpy-cross", goal=goal,
-                  why=f"{len(names)} modules, {told}; see firmware/docs/size.md")  # fmt: skip
+                  why=f"{told}; see firmware/docs/size.md", **parts)  # fmt: skip
 
     total("size.mpy.all", list(modules), GOAL_ALL)
     total("size.mpy.subset", list(jobs), GOAL_SUBSET)
+    for part in (*PARTS, "client"):
+        mine = [name for name in modules if part_of(name.removeprefix("azure_iot.")) == part]
+        total(f"size.part.{part}", mine, None)
+        used = [name for name in mine if name in jobs]
+        if used:
+            total(f"size.subset.{part}", used, None)
     for job, (held, tls) in client["held"].items():
         bench.add(f"size.heap.after.{job}", held, "B", build=BUILD, tls=tls)
     for name, parts in modules.items():

@@ -72,7 +72,7 @@ async def main():
     now = clock.default()
     client = IoTHubDeviceClient.from_connection_string(
         asked["cs"], trust=TrustManager(Store("trust", Factory.from_folder("factory")), now),
-        clock=now, port=asked["port"], mqtt=asked["mqtt"],
+        clock=now, port=asked["port"], https_port=asked["https_port"], mqtt=asked["mqtt"],
     )  # fmt: skip
     await client.connect(asked["limit_s"])
     done("telemetry")
