@@ -6,6 +6,7 @@ import json
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -72,6 +73,21 @@ def test_seconds_are_for_a_whole_handshake() -> None:
         took = time.monotonic() - began
     assert code == 3 and "did not answer within 1 s" in said
     assert 0.9 < took < 5
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_seconds_are_for_the_name_too(monkeypatch, as_json) -> None:
+    """A name server that never answers: no system lets a program bound it."""
+    left = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: left.wait(30))
+    began = time.monotonic()
+    line = ["probe", "hub.example", "--timeout", "0.5", *["--json"] * as_json]
+    result = CliRunner().invoke(taproot, line)
+    took = time.monotonic() - began
+    left.set()
+    assert result.exit_code == 3 and isinstance(result.exception, SystemExit)
+    assert "no name server gave an address for hub.example within 0.5 s" in result.output
+    assert 0.4 < took < 5
 
 
 def test_seconds_are_for_a_whole_resumed_handshake_too(tmp_path) -> None:

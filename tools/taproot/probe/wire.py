@@ -7,13 +7,20 @@ network apart from answers. Not for: TLS (flight.py, resumption.py).
 from __future__ import annotations
 
 import contextlib
+import queue
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 
 class Unreachable(Exception):
     """No connection, or silence: says nothing about TLS."""
+
+
+class NoAddress(TimeoutError):
+    """Name servers kept silent until the deadline."""
 
 
 class Wire:
@@ -24,7 +31,7 @@ class Wire:
         self._conn = self._connect(address)
 
     def _connect(self, address: tuple[str, int]) -> socket.socket:
-        found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+        found = self._resolve(address)
         failed: OSError = ConnectionError("the name has no address")
         for index, (family, kind, protocol, _, where) in enumerate(found):
             conn = socket.socket(family, kind, protocol)
@@ -36,6 +43,25 @@ class Wire:
                 conn.close()
                 failed = error
         raise failed
+
+    def _resolve(self, address: tuple[str, int]) -> list[Any]:
+        """Ask for the addresses, in a thread that is left behind when they come too late."""
+        answer: queue.Queue[Any] = queue.Queue()
+
+        def ask() -> None:
+            try:
+                answer.put(socket.getaddrinfo(*address, type=socket.SOCK_STREAM))
+            except OSError as error:
+                answer.put(error)
+
+        threading.Thread(target=ask, daemon=True).start()
+        try:
+            found = answer.get(timeout=self._left())
+        except queue.Empty:
+            raise NoAddress(f"no name server gave an address for {address[0]}") from None
+        if isinstance(found, OSError):
+            raise found
+        return found
 
     def _left(self) -> float:
         left = self._until - time.monotonic()
@@ -65,6 +91,8 @@ def connected(address: tuple[str, int], timeout: float) -> Iterator[Wire]:
     try:
         with contextlib.closing(Wire(address, timeout)) as wire:
             yield wire
+    except NoAddress as error:
+        raise Unreachable(f"{error} within {timeout:g} s") from None
     except TimeoutError:
         raise Unreachable(f"{where} did not answer within {timeout:g} s") from None
     except OSError as error:
