@@ -6,8 +6,10 @@ MQTT. Source: azure-docs "Send cloud-to-device messages": a message leaves the h
 Theory of operation. A message waits in the inbox; whoever takes it accepts it by returning from
 the handler, or by asking an iterator for the next one. Then its PUBACK goes out. If the connection
 ends first, the hub sends everything unacknowledged again: what still waited here is forgotten, and
-a message that was being handled is recognised when it comes back, so it is not handled twice.
-After a restart of the device it may be: at least once, look at `message_id`.
+a message that was being handled is recognised when it comes back, so it is not handled twice:
+with DUP, its packet id and the same bytes (MQTT-3.3.1-1, MQTT-4.4.0-1), on the next connection.
+Anything else is another message, however equal. After a restart of the device, or from a hub
+that does not say DUP, it may be handled twice: at least once, look at `message_id`.
 """
 
 import asyncio
@@ -23,20 +25,20 @@ _REMEMBERED = const(4)
 class _Held:
     """One message on its way to the application."""
 
-    def __init__(self, message: "hub.Message", pid: int, mark: tuple) -> None:
+    def __init__(self, message: "hub.Message", mark: tuple) -> None:
         self.message = message
-        self.pid = pid
-        self.mark = mark
+        self.mark = mark  # packet id, properties, body
 
 
 class C2D:
     """The way of messages to one handler, or to whoever iterates; `acknowledge(pid)` is MQTT's."""
 
-    def __init__(self, inbox_size: int, acknowledge: object) -> None:
+    def __init__(self, inbox_size: int, acknowledge: object, session: object) -> None:
         self.handler = None
         self.sink = None  # (message, size) -> where a large body goes
         self.inbox = Inbox(inbox_size)
         self._acknowledge = acknowledge
+        self._session = session  # MQTT's: tells DUP
         self._open = []
         self._stale = []  # with the application, but their connection has ended
         self._done = []
@@ -55,21 +57,21 @@ class C2D:
         self, found: tuple, data: object, pid: int, digest: bytes = b""
     ) -> "bool | None":
         """Take what `hub.parse` found; False: the PUBACK comes later."""
-        mark = (found[-1], digest or data)
-        if mark in self._done:
-            self._done.remove(mark)
-            return None
-        for held in self._stale:
-            if held.mark == mark:
-                # It came again while the application still has it: only the PUBACK is new.
-                self._stale.remove(held)
-                self._open.append(held)
-                held.pid = pid
-                return False
+        mark = (pid, found[-1], digest or data)
+        if self._session.dup:
+            if mark in self._done:
+                self._done.remove(mark)
+                return None
+            for held in self._stale:
+                if held.mark == mark:
+                    # It came again while the application still has it: only the PUBACK is new.
+                    self._stale.remove(held)
+                    self._open.append(held)
+                    return False
         message = hub.message_from_bag(found[-1], data)
         if found[0] == hub.INPUT:
             message.input_name = found[1]
-        held = _Held(message, pid, mark)
+        held = _Held(message, mark)
         self._open.append(held)
         dropped = self.inbox.put(held)
         if dropped is not None:
@@ -87,8 +89,9 @@ class C2D:
                 break
             if held in self._open:
                 self._open.remove(held)
-        self._stale.extend(self._open)
+        self._stale = self._open  # what did not come again by now is unknown to the hub
         self._open = []
+        self._done = []
 
     def begin_anew(self) -> None:
         """Forget who worked on messages: their asyncio.run has ended."""
@@ -100,7 +103,7 @@ class C2D:
         """Acknowledge, or remember it for when it comes again."""
         if held in self._open:
             self._open.remove(held)
-            self._acknowledge(held.pid)
+            self._acknowledge(held.mark[0])
         elif held in self._stale:
             self._stale.remove(held)
             self._done.append(held.mark)

@@ -218,8 +218,10 @@ class HubConnection:
         for task in tasks:
             task.cancel()
         self._end_settling()
+        up = self.connected.is_set()
         await self._mqtt.stop()
-        self._ended()
+        if up:
+            self._ended()
 
     shutdown = disconnect
 
@@ -370,7 +372,7 @@ class HubConnection:
         if self._c2d is None:
             from .c2d import C2D
 
-            self._c2d = C2D(self._options[1], self._mqtt.acknowledge)
+            self._c2d = C2D(self._options[1], self._mqtt.acknowledge, self._mqtt.session)
         return self._c2d
 
     # Subscriptions

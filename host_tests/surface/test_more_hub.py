@@ -189,6 +189,51 @@ def test_a_message_comes_again_after_a_failed_handler_and_not_after_a_dropped_li
     assert seen == ["first", "slow", "last"]
 
 
+EQUAL = """
+from azure_iot import IoTHubDeviceClient
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"],
+        fleet_size_hint=1)
+    seen, gone = [], asyncio.Event()
+    async def handle(message):
+        seen.append(message)
+        out("handling", len(seen))
+        if len(seen) == 1:
+            await gone.wait()
+            await asyncio.sleep_ms(F["more_ms"])
+    def on_event(name, fact):
+        out(name)
+        if name == "disconnected":
+            gone.set()
+    client.on_c2d(handle)
+    client.on_event = on_event
+    async with client:
+        while len(seen) < 2:
+            await asyncio.sleep_ms(20)
+        await asyncio.sleep_ms(200)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("more_ms", [0, 4000], ids=["handled", "being handled"])
+def test_an_equal_message_is_another_one_though_a_link_ended_before(device, emu, more_ms):
+    """The first one's time ends with its link: the hub does not send it again."""
+    name = "equal-%d" % more_ms
+    letters = lambda: emu.emulator.hub.registry.get(name).queue.letters  # noqa: E731
+    with device.start(EQUAL, name, more_ms=more_ms, limit=30) as process:
+        process.wait_for("settled", 20)
+        emu.send_c2d(name, b"reboot", message_id="same")
+        process.wait_for('"handling", 1', 10)
+        emu.call(lambda: letters().clear())
+        emu.drop(name)
+        process.wait_for("disconnected", 10)
+        process.wait_for("settled", 10)
+        emu.send_c2d(name, b"reboot", message_id="same")
+        process.wait_for('"handling", 2', 15)
+        assert process.wait(10) == 0, process.text
+    assert not emu.call(lambda: [*letters()])
+
+
 GAP = """
 from azure_iot import IoTHubDeviceClient
 async def main():
