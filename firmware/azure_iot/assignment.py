@@ -23,12 +23,13 @@ from .transient import forget
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from .dps import Assignment
 
 _NOT_SPOKEN = const(501)  # dps.py: the hub speaks what this firmware does not
 _WAIT_MS = const(10000)
+_LOOK_MS = const(100)
 _LONGEST_MS = const(300000)  # each registration is billed
 _KEY = "assignment"
 _SHARED = ("trust", "roots", "clock", "profile", "deadlines", "websocket")
@@ -60,11 +61,17 @@ async def provisioned_client(
     place = load_assignment(kv, config["id_scope"], config["registration_id"])
     clock = options.get("clock") or default()
     sync = options.get("sync_time")
-    repaired = False
+    blamed = repaired = False
+
+    async def attempt() -> "Assignment":
+        if blamed:
+            await _repair(config, options, clock)
+        return await register()
+
     backoff = Backoff(_WAIT_MS, _LONGEST_MS, randbelow)
     while place is None:
         try:
-            found = await register()
+            found = await _apart(attempt())
             place = found.hub, found.device_id
         except (AzureIoTError, MemoryError) as error:
             if failed is not None and isinstance(error, MemoryError):
@@ -77,16 +84,46 @@ async def provisioned_client(
 
             wait_ms = backoff.next()
             log.warning("no assignment yet, again in %d ms: %r", wait_ms, error)
-            if refused or is_about_time(error):
-                repaired = True
-                trust = options.get("trust")
-                host = _host(config)
-                roots = trust.attempt("dps", host).roots if trust is not None else options["roots"]
-                port = options.get("https_port", 443)
-                keeper = TimeKeeper(clock, sync=sync, trust=trust, port=port)
-                await keeper.repair(host, TLSContext(roots))
+            blamed = refused or is_about_time(error)
+            repaired = repaired or blamed
             await asyncio.sleep_ms(wait_ms)
     return IoTHubDeviceClient.from_credential(credential, *place, reprovision=register, **options)
+
+
+async def _apart(work: "Awaitable") -> object:
+    """Await `work` in a task of its own, so that a CancelledError is ours or becomes MemoryError.
+
+    In ours it could be either: asyncio's wait_for had no memory for its result.
+    """
+    found = []
+
+    async def run() -> None:
+        try:
+            found.append(await work)
+        except asyncio.CancelledError:
+            found.append(MemoryError("no memory to wait"))
+        except Exception as error:
+            found.append(error)
+
+    task = asyncio.create_task(run())
+    try:
+        while not found:
+            await asyncio.sleep_ms(_LOOK_MS)
+    finally:
+        task.cancel()
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]
+
+
+async def _repair(config: dict, options: dict, clock: object) -> None:
+    """Put the clock right before DPS is asked again."""
+    trust = options.get("trust")
+    host = _host(config)
+    roots = trust.attempt("dps", host).roots if trust is not None else options["roots"]
+    port = options.get("https_port", 443)
+    keeper = TimeKeeper(clock, sync=options.get("sync_time"), trust=trust, port=port)
+    await keeper.repair(host, TLSContext(roots))
 
 
 def _host(config: dict) -> str:

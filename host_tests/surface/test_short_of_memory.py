@@ -106,3 +106,52 @@ def test_a_device_without_memory_for_dps_starts_anew_too(device, emu, kept, shor
         status = process.wait(45)
     text = "starting anew: no memory for a connection, 8 times"
     assert (status, text in process.text) == ((3, True) if short > 8 else (0, False)), process.text
+
+
+STRAY = """
+nap, limited = asyncio.sleep_ms, asyncio.wait_for_ms
+asyncio.sleep_ms = lambda ms: nap(min(ms, 100))
+from azure_iot.agent import Agent
+from azure_iot.deadlines import Deadlines
+from azure_iot.unix.platform import Platform
+strays = []
+async def stray():
+    raise asyncio.CancelledError
+async def wait_for_ms(work, ms):
+    if ms == 30000 and len(strays) < F["strays"]:  # DPS's answer
+        strays.append(1)
+        return await limited(stray(), ms)
+    return await limited(work, ms)
+asyncio.wait_for_ms = wait_for_ms
+platform = Platform({"dps": {"id_scope": "0ne00000001", "registration_id": F["device_id"],
+    "key": F["key"], "host": "localhost", "port": F["port"]}, "roots": ["root.der"],
+    "client": {"port": F["port"], "https_port": F["https"], "deadlines": Deadlines(tls_ms=20000)}})
+agent = Agent(platform)
+async def app(client):
+    await client._mqtt.connected.wait()
+    out("up", len(strays))
+async def cancelled():
+    task = asyncio.create_task(agent.start())
+    await nap(F["after"])
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        out("cancelled", len(strays) > 0)
+asyncio.run(cancelled() if F["after"] else agent.run(app))
+"""
+
+
+def test_a_cancellation_that_nobody_asked_for_is_a_failed_try_at_dps(device, emu):
+    emu.enroll("dps-stray", primary_key=KEY)
+    out = device.run(STRAY, "dps-stray", cs="", key=KEY, strays=2, after=0, limit=40)
+    assert out == [["up", 2]]
+
+
+@pytest.mark.parametrize("strays", [0, 999])
+def test_a_start_that_waits_for_dps_can_be_cancelled(device, emu, strays):
+    """While DPS keeps silent about the assignment, and between tries."""
+    name = "dps-cancelled-%d" % strays
+    emu.enroll(name, primary_key=KEY, polls=9999)
+    out = device.run(STRAY, name, cs="", key=KEY, strays=strays, after=1500, limit=40)
+    assert out == [["cancelled", strays > 0]]
