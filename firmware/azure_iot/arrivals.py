@@ -3,6 +3,12 @@
 Responsible for: streaming a package to flash, joining parts, the work itself and its answer. Not
 for: what runs all the time (upkeep.py), which loads this module when something comes and forgets
 it when nothing waits; judging a package (trust/). Source: contracts.md section 5, R-49.
+
+What is refused is acknowledged: the hub would send it again for nothing. Not acknowledged, and so
+sent again with the next connection, is what can be used later: a package while another one waits
+to be installed, and a part out of order while the part before it may be at the hub still, because
+a message was left there since the last part was taken. Without that the part before is gone, and
+the operator's tool has to send the package again.
 """
 
 import asyncio
@@ -111,13 +117,24 @@ def _take_part(owner: "Upkeep", properties: dict, payload: "bytes | memoryview")
     if owner.parts is None:
         owner.parts = Parts(store.path("parts"))
     parts = owner.parts
+    digest = properties.get("sha256") or ""
+    if parts.whole and digest != parts.sha256:
+        owner.left = True
+        raise RefusedError("another package waits: send again", "STORAGE")
+    left = owner.client.stats.get("handler_errors", 0)
+    index = 0
     try:
-        parts.begin(properties.get("sha256") or "", _number(properties, "count"))
+        parts.begin(digest, _number(properties, "count"))
         seen = parts.next
-        parts.add(_number(properties, "index"), payload)
-        if parts.whole and parts.next > seen:
-            owner.queue(("install", parts.source(), "c2d", None))
+        index = _number(properties, "index")
+        parts.add(index, payload)
+        if parts.next > seen:
+            owner.left_before = left
+            if parts.whole:
+                owner.queue(("install", parts.source(), "c2d", None))
     except TrustError as error:
+        if index > parts.next and left != owner.left_before:
+            raise  # the hub sends it again, behind the one before it
         _refused(owner, error, None)
 
 

@@ -56,6 +56,7 @@ class Upkeep:
         self.channels = channels
         self.deadlines = deadlines
         self.parts = None  # trust.parts.Parts, while a package comes in parts
+        self.left_before = 0  # messages left at the hub when the last part was taken
         self.left = False  # a package stays at the hub until the one before is installed
         self._jobs = Inbox(_WAITING + _PACKAGES)
         self._later = 0  # looks until a package is tried again,

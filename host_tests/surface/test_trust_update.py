@@ -523,3 +523,69 @@ def test_a_message_too_large_for_a_package_is_refused_in_words_and_does_not_come
         emu.drop("large")
         process.wait_for('"settled"', 20)
         assert process.text.count("larger than 32768") == 1, process.text
+
+
+PARTS = """
+from azure_iot.agent import Agent
+from azure_iot.unix.platform import Platform
+async def app(client):
+    await client.connect(20)
+    await asyncio.sleep_ms(200)
+    from azure_iot.trust.parts import Parts
+    real, gate, took = Parts.add, asyncio.Event(), []
+    def add(self, index, data):
+        if F["case"] == "short" and index == 1 and not took:
+            took.append(1)
+            raise MemoryError
+        return real(self, index, data)
+    Parts.add = add
+    install = client.install_package
+    async def install_package(source, channel):
+        while F["case"] == "burst" and not client.upkeep.left and not gate.is_set():
+            await asyncio.sleep_ms(20)
+        gate.set()
+        return await install(source, channel)
+    client.install_package = install_package
+    out("up")
+    while True:
+        if client.stats.get("handler_errors", 0) == 2 and F["case"] == "short":
+            out("left")
+            await client._mqtt.reconnect()
+        await asyncio.sleep_ms(500)
+agent = Agent(Platform({
+    "connection_string": F["cs"], "factory_folder": "factory", "trust_folder": "trust",
+    "channels": ["c2d"], "client": {"port": F["port"], "fleet_size_hint": 1}}))
+asyncio.run(agent.run(app))
+"""
+
+
+@pytest.mark.parametrize("case", ["gone", "short", "burst"])
+def test_a_part_stays_at_the_hub_while_it_can_be_used_later(tmp_path, world, hub_root, case):
+    """gone: the part before it never comes, so it is acknowledged and refused in words. short: the
+    part before it was left at the hub. burst: another package waits to be installed."""
+    from support.surface import Device
+
+    emu, fleet, old_root, old, _, _ = world
+    emu.switch_chain(old)
+    roots = [("old", old_root.der, ("hub", "dps"))]
+    lay_out(tmp_path, fleet, fleet.bundle_jws(version=1, roots=roots))
+    name = "parts-" + case
+    cs = emu.add_device(name).connection_string
+    letters = lambda: emu.emulator.hub.registry.get(name).queue.letters  # noqa: E731
+    reported = lambda: emu.twin(name)["properties"]["reported"].get("trust", {})  # noqa: E731
+    with Device(tmp_path, emu, hub_root).start(PARTS, name, cs=cs, case=case) as process:
+        process.wait_for('"up"', 20)
+        for version in (2, 3) if case == "burst" else (2,):
+            package = fleet.package(fleet.bundle_jws(version=version, roots=roots))
+            parts = [package[at : at + 1000] for at in range(0, len(package), 1000)]
+            about = {"count": str(len(parts)), "sha256": hashlib.sha256(package).hexdigest()}
+            for index, part in enumerate(parts):
+                if case != "gone" or index != 1:
+                    emu.send_c2d(name, part, {"trust": "part", "index": str(index), **about})
+        assert len(parts) == 3
+        if case == "gone":
+            until(lambda: (reported().get("last_error") or {}).get("code") == "DOWNLOAD", process)
+        else:
+            until(lambda: reported().get("version") == version, process)
+        until(lambda: not emu.call(lambda: [*letters()]), process, 5)
+        assert process.text.count('"left"') == (case == "short")
