@@ -10,7 +10,7 @@ import json
 from micropython import const
 
 from . import log
-from .backoff import Backoff
+from .backoff import Backoff, first_window
 from .client import IoTHubDeviceClient
 from .clock import default
 from .core import randbelow
@@ -32,7 +32,7 @@ _WAIT_MS = const(10000)
 _LOOK_MS = const(100)
 _LONGEST_MS = const(300000)  # each registration is billed
 _KEY = "assignment"
-_SHARED = ("trust", "roots", "clock", "profile", "deadlines", "websocket")
+_SHARED = ("trust", "roots", "clock", "profile", "deadlines", "websocket", "fleet_size_hint")
 
 
 async def provisioned_client(
@@ -68,7 +68,8 @@ async def provisioned_client(
             await _repair(config, options, clock)
         return await register()
 
-    backoff = Backoff(_WAIT_MS, _LONGEST_MS, randbelow)
+    window = max(_WAIT_MS, first_window(options.get("fleet_size_hint", 1000)))
+    backoff = Backoff(_WAIT_MS, _LONGEST_MS, randbelow, window_ms=window)
     while place is None:
         try:
             found = await _apart(attempt())

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from .identity import Identity
 
 _SETTLE_RETRY_MS = const(5000)
-_FLEET_SIZE_HINT = const(1000)
 _MQTT = ("window", "max_pending", "max_pending_bytes", "backoff", "fleet_size_hint")
 
 
@@ -74,7 +73,7 @@ class HubConnection:
         self._base = hub.base_topic(identity.device_id, identity.module_id)
         self._events = hub.events_topic(self._base)
         self._options = (twin_timeout_s * 1000, inbox_size, max_inbound)
-        options: dict = {"fleet_size_hint": _FLEET_SIZE_HINT}
+        options: dict = {}
         for name in _MQTT:
             if name in link:
                 options[name] = link.pop(name)

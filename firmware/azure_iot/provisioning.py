@@ -14,6 +14,7 @@ import asyncio
 from micropython import const
 
 from . import dps, log
+from .backoff import first_window
 from .clock import default
 from .core import random32
 from .dps import Assignment, Registration
@@ -39,7 +40,7 @@ class ProvisioningDeviceClient:
     """Registers one device. `provisioning_payload` is sent along, JSON-able or None.
 
     Options, keyword only: trust= or roots=, clock=, port=8883 (443 with websocket=True),
-    websocket=False, profile=, deadlines=, timeout_s=600.
+    websocket=False, profile=, deadlines=, timeout_s=600, fleet_size_hint=1000.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class ProvisioningDeviceClient:
         profile: "object | None" = None,
         deadlines: "object | None" = None,
         timeout_s: int = 600,
+        fleet_size_hint: int = 1000,
     ) -> None:
         if (trust is None) == (not roots):
             raise CredentialError("no trusted roots: give either trust= or roots=")
@@ -71,6 +73,7 @@ class ProvisioningDeviceClient:
         port = port or (443 if websocket else 8883)
         self._place = (port, websocket, profile or default_profile(), deadlines)
         self._timeout_s = timeout_s
+        self._hint = fleet_size_hint
         self._answers = []
         self._came = asyncio.Event()
         self.on_connect_failed = None  # (error), for each attempt to connect
@@ -125,6 +128,7 @@ class ProvisioningDeviceClient:
             clean_session=True,
             max_pending=4,
             max_packet=_MAX_ANSWER,
+            fleet_size_hint=self._hint,
         )
         mqtt.on_message = self._on_message
         mqtt.on_large = lambda topic, size, qos, pid: Collector(
@@ -140,7 +144,10 @@ class ProvisioningDeviceClient:
                 if step.result is not None:
                     log.info("DPS assigned %s", step.result.hub)
                     return step.result
-                await asyncio.sleep(step.wait_s)
+                wait_ms = step.wait_s * 1000
+                if not step.operation:  # throttled: a fleet that came together must not stay so
+                    wait_ms += random32() % first_window(self._hint)
+                await asyncio.sleep_ms(wait_ms)
             raise ServiceError("DPS is still assigning after %d answers" % _MOST_ANSWERS, 202)
         except CredentialError as error:
             if str(error).startswith("CONNACK"):

@@ -78,7 +78,7 @@ async def twin(lasts):
     """
     lasts = [int(text) for text in lasts.split(",")]
     Time.now = PERIOD - sum(lasts[:2]) - lasts[2] // 2
-    client = make()
+    client = make(fleet_size_hint=1)
     client._task = asyncio.current_task()
     for ms in lasts:
         client._link = Link()

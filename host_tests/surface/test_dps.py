@@ -356,3 +356,44 @@ def test_a_device_that_dps_gives_another_name_starts_anew_once(device, emu, full
     if not full:
         out = device.run(RENAMED, name, cs="", stay=10, limit=40, **facts)
         assert out == [["client", name + "-b"], ["stayed"]]
+
+
+THROTTLED = """
+from azure_iot.backoff import Backoff
+from azure_iot.assignment import provisioned_client
+from azure_iot.unix.platform import FileKV
+nap, waits, windows = asyncio.sleep_ms, [], []
+def sleep_ms(ms):
+    if ms >= 1000:
+        waits.append(ms)
+    return nap(min(ms, 20))
+asyncio.sleep_ms = sleep_ms
+make = Backoff.__init__
+def noted(self, *args, window_ms=0):
+    windows.append(window_ms)
+    make(self, *args, window_ms=window_ms)
+Backoff.__init__ = noted
+async def main():
+    place = {"id_scope": F["scope"], "registration_id": F["device_id"], "key": F["key"],
+        "host": "localhost", "port": F["port"]}
+    options = {"roots": roots, "port": F["port"]}
+    if F["hint"]:
+        options["fleet_size_hint"] = F["hint"]
+    await provisioned_client(place, None, FileKV("."), options)
+    out(waits, windows)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(("hint", "window"), [(0, 10_000), (50_000, 500_000)])
+def test_a_fleet_that_dps_throttles_comes_back_spread(device, emu, hint, window):
+    """After a power cut all register at once; the service gives all of them the same seconds."""
+    name = "throttled-%d" % hint
+    emu.enroll(name, primary_key=KEY)
+    facts = {"status": 429, "retry_after": 2, "on": "register", "count": 8}
+    emu.dps_fail(name, **facts)
+    ((waits, windows),) = device.run(THROTTLED, name, cs="", scope=SCOPE, key=KEY, hint=hint)
+    throttled = [wait for wait in waits if wait >= 2000][:8]
+    assert len(throttled) == 8 and max(throttled) < 2000 + window, waits
+    assert max(throttled) - min(throttled) > window // 4, throttled
+    assert windows == [window, window, window], "tries of a start, DPS's connection, the hub's"

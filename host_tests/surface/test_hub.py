@@ -33,6 +33,7 @@ def test_telemetry_arrives_with_exact_properties(device, emu):
 
 
 OPTIONS = """
+from azure_iot.mqtt.client import MQTTClient
 from azure_iot import IoTHubDeviceClient, QueueFullError
 from azure_iot.backoff import Backoff
 def make(**options):
@@ -52,6 +53,7 @@ async def main():
     out(await fill(make(max_pending_bytes=55)), await fill(make(mqtt={"max_pending": 3})))
     for client in (make(), make(fleet_size_hint=5000), make(mqtt={"fleet_size_hint": 1})):
         out(client._mqtt._backoff.window_ms)
+    out(MQTTClient(None, "bare")._backoff.window_ms)
     try:
         make(windows=1)
     except TypeError:
@@ -62,7 +64,7 @@ asyncio.run(main())
 
 def test_options_of_the_queue_and_the_fleet_are_taken_as_documented(device):
     out = device.run(OPTIONS, "options")
-    assert out == [[4, True, 7], [5, 3], [10_000], [50_000], [1000], ["unknown"]]
+    assert out == [[4, True, 7], [5, 3], [10_000], [50_000], [1000], [10_000], ["unknown"]]
 
 
 MERGED = """

@@ -77,7 +77,7 @@ class Connection:
         max_packet: int = 294912,
         deadlines: "object | None" = None,
         backoff: "Backoff | None" = None,
-        fleet_size_hint: int = 1,
+        fleet_size_hint: int = 1000,
     ) -> None:
         """Raises ValueError or TypeError for what MQTT does not allow."""
         if not 0 < window <= max_pending + window <= _MOST:
