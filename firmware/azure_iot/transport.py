@@ -21,8 +21,8 @@ import time
 
 from micropython import const
 
-from azure_iot.deadlines import Deadlines
-from azure_iot.errors import (
+from .deadlines import Deadlines
+from .errors import (
     AzureIoTError,
     ConnectionDroppedError,
     ConnectionFailedError,

@@ -25,14 +25,14 @@ link itself (publish(wait=False) is allowed).
 
 import asyncio
 
-from azure_iot.errors import (
+from ..errors import (
     AzureIoTError,
     ConnectionDroppedError,
     QueueFullError,
     ServiceError,
 )
-from azure_iot.mqtt import packet
-from azure_iot.mqtt.connection import Connection
+from . import packet
+from .connection import Connection
 
 _bytes = bytes  # per message: a builtin is searched for one by one
 _FAILED = (OSError, ValueError)  # what a stream's write raises
@@ -208,7 +208,7 @@ class MQTTClient(Connection):
                 if view is None:
                     await self._wait()
                 elif isinstance(view, tuple):
-                    from azure_iot.mqtt import stream
+                    from . import stream
 
                     await stream.send(self, view)
                 else:
@@ -229,7 +229,7 @@ class MQTTClient(Connection):
         For QoS 1 every call of `factory` must give a fresh reader with the same bytes: checked
         at once by reading two of them, ValueError otherwise.
         """
-        from azure_iot.mqtt import stream
+        from . import stream
 
         return await stream.publish(self, topic, factory, size, qos, wait)
 

@@ -10,9 +10,9 @@ import os
 
 from micropython import const
 
-from azure_iot import clock, log
-from azure_iot.backoff import Backoff, first_window
-from azure_iot.errors import (
+from .. import clock, log
+from ..backoff import Backoff, first_window
+from ..errors import (
     AzureIoTError,
     ConnectionDroppedError,
     ConnectionFailedError,
@@ -20,10 +20,10 @@ from azure_iot.errors import (
     ProtocolError,
     ServiceError,
 )
-from azure_iot.mqtt import packet
-from azure_iot.mqtt.receiving import BEGIN, CHUNK, CONNACK, MESSAGE
-from azure_iot.mqtt.session import Session
-from azure_iot.transport import Waitable
+from ..transport import Waitable
+from . import packet
+from .receiving import BEGIN, CHUNK, CONNACK, MESSAGE
+from .session import Session
 
 _READS = const(32)  # packets read in a row before other tasks get a turn
 _ACKS = const(64)  # PUBACKs kept while a writer waits

@@ -11,12 +11,12 @@ from hashlib import sha256
 
 from micropython import const
 
-from azure_iot import log
-from azure_iot.errors import AzureIoTError, ConnectionDroppedError
+from .. import log
+from ..errors import AzureIoTError, ConnectionDroppedError
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
-    from azure_iot.mqtt.client import MQTTClient
+    from .client import MQTTClient
 
 _PIECE = const(512)  # read at a time while checking
 _KEPT = const(7)  # reasons of messages given up, until delivered() is asked
