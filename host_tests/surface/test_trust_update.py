@@ -568,7 +568,7 @@ def test_a_part_stays_at_the_hub_while_it_can_be_used_later(tmp_path, world, hub
     emu, fleet, old_root, old, _, _ = world
     emu.switch_chain(old)
     roots = [("old", old_root.der, ("hub", "dps"))]
-    lay_out(tmp_path, fleet, fleet.bundle_jws(version=1, roots=roots))
+    fleet.write_factory(tmp_path / "factory", fleet.bundle_jws(version=1, roots=roots))
     name = "parts-" + case
     cs = emu.add_device(name).connection_string
     letters = lambda: emu.emulator.hub.registry.get(name).queue.letters  # noqa: E731
