@@ -22,6 +22,8 @@ from .tls.context import TLSContext
 
 TYPE_CHECKING = const(False)
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from .client import IoTHubDeviceClient
     from .https import Answer
 
@@ -29,6 +31,7 @@ _API = "api-version=2021-04-12"
 _BLOCK = const(4096)  # one block is one try: small enough to keep in memory and send again
 _TRIES = const(4)
 _PAUSE_MS = const(1000)
+_TOLD_MS = const(15000)  # what a failed or cancelled upload may take to tell the hub
 _MAX_ANSWER = const(4096)
 _LIFE_S = const(3600)
 _HEADERS = (
@@ -55,26 +58,31 @@ class Uploader:
     async def upload(self, blob_name: str, source: object) -> str:
         """Upload a file; return the blob's name in the container (`{device}/{blob_name}`).
 
-        Raises ServiceError (status of the step that was refused) and the connection's errors;
-        the hub is told about a failure too.
+        Raises ServiceError (status of the step that was refused), the connection's errors and
+        what the source raises. The hub is told of each end, of a failure or a cancelled task
+        within 15 s: it counts an upload as in progress until then, and allows 10.
         """
         if isinstance(source, (bytes, bytearray)):
             source = _Bytes(source)
         grant = await self._grant(blob_name)
-        error = None
         try:
             await self._put(grant, source)
-        except AzureIoTError as failure:
-            error = failure
-        await self._notify(grant, error)
-        if error is not None:
-            raise error
+        except (Exception, asyncio.CancelledError) as error:
+            try:
+                await asyncio.wait_for_ms(self._notify(grant, error), _TOLD_MS)
+            except Exception as why:
+                log.warning("upload: the hub could not be told of the failure: %s", why)
+            raise  # the upload's own failure is what the caller must hear of
+        await self._notify(grant, None)
         return grant["blobName"]
 
     async def _grant(self, blob_name: str) -> dict:
         sink = BytesSink()
         body = json.dumps({"blobName": blob_name}).encode()
         answer = await self._hub("POST", "files?" + _API, body, sink)
+        if answer.status == 403:  # no matter of credentials (those are 401): error code 403006
+            text = "the hub grants no upload: 403, as with 10 of this device in progress"
+            raise ServiceError(text, 403)
         _require(answer, "the hub grants no upload")
         try:
             grant = json.loads(sink.data)
@@ -105,17 +113,19 @@ class Uploader:
                 at += n
             # Equal length for all ids of a blob; the characters need no encoding.
             ids.append("%08d" % len(ids))
-            await self._retry("%s&comp=block&blockid=%s" % (base, ids[-1]), view)
+            await self._block_out("%s&comp=block&blockid=%s" % (base, ids[-1]), view)
             left -= len(view)
         body = "<BlockList>%s</BlockList>" % "".join(["<Latest>%s</Latest>" % i for i in ids])
-        await self._retry(base + "&comp=blocklist", body.encode())
+        await self._block_out(base + "&comp=blocklist", body.encode())
 
-    async def _retry(self, url: str, body: "bytes | memoryview") -> None:
-        """PUT one block; network failures and what a server may get over (429, 5xx) are tried again."""
+    def _block_out(self, url: str, body: "bytes | memoryview") -> "Awaitable":
+        return self._retry("the storage account refused a block", self._blob, url, body)
+
+    async def _retry(self, what: str, request: "Callable", *args: object) -> None:
+        """Make a request; network failures and what a server may get over (429, 5xx) are tried again."""
         for tries in range(_TRIES):
             try:
-                answer = await self._blob(url, body)
-                _require(answer, "the storage account refused a block")
+                _require(await request(*args), what)
                 return
             except AzureIoTError as error:
                 passing = not isinstance(error, ServiceError) or error.status >= 429
@@ -134,23 +144,18 @@ class Uploader:
             roots = link.trust.attempt("https", url).roots
         return await self._request("PUT", url, headers, body, None, TLSContext(roots))
 
-    async def _notify(self, grant: dict, error: "Exception | None") -> None:
+    async def _notify(self, grant: dict, error: "BaseException | None") -> None:
         body = {
             "correlationId": grant["correlationId"],
             "isSuccess": error is None,
             "statusCode": 200 if error is None else getattr(error, "status", None) or 500,
-            "statusDescription": "" if error is None else str(error)[:128],
+            "statusDescription": "" if error is None else str(error)[:128] or "cancelled",
         }
-        try:
-            answer = await self._hub(
-                "POST", "files/notifications?" + _API, json.dumps(body).encode(), None
-            )
-            _require(answer, "the hub took no upload notification")
-        except AzureIoTError:
-            if error is None:
-                raise
-            # The upload's own failure is what the caller must hear of.
-            log.warning("upload: the hub could not be told of the failure")
+        body = json.dumps(body).encode()
+        path = "files/notifications?" + _API
+        await self._retry(
+            "the hub took no upload notification", self._hub, "POST", path, body, None
+        )
 
     async def send_message(
         self, message: "hub.Message | bytes | str | dict | list", properties: "dict | None" = None

@@ -109,3 +109,63 @@ def test_properties_read_the_same_whichever_way_they_came(device, emu):
         "yes": "true", "no": "false", "n": "7", "text": "a b", "empty": "", "none": None
     }  # fmt: skip
     assert https.properties == {**mqtt.properties, "none": ""}, "a header has no null"
+
+
+FAILS = """
+from azure_iot import IoTHubDeviceClient
+from azure_iot.upload import Uploader
+class Broken:
+    size = 9000
+    def readinto(self, view):
+        raise OSError(5)
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(
+        F["cs"], roots=roots, port=F["port"], https_port=F["https"])
+    uploader = Uploader(client)
+    try:
+        await uploader.upload("broken.bin", Broken())
+    except OSError as error:
+        out("OSError", error.errno)
+    task = asyncio.create_task(uploader.upload("cut.bin", bytes(300000)))
+    while not uploader.retries:
+        await asyncio.sleep_ms(10)
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        out("cancelled")
+asyncio.run(main())
+"""
+
+
+def test_the_hub_is_told_when_the_source_fails_or_the_task_is_cancelled(device, emu):
+    with storage_answers(emu, [503] * 4):
+        assert device.run(FAILS, "up-fails") == [["OSError", 5], ["cancelled"]]
+    assert told(emu, "up-fails") == [(False, 500), (False, 500)]
+    words = [e["description"] for e in emu.events() if e.get("identity") == "up-fails"
+             and e["type"] == "upload_done"]  # fmt: skip
+    assert "EIO" in words[0] and words[1] == "cancelled"
+    assert not [u for u in emu.emulator.front.devices.uploads.values() if u.device == "up-fails"]
+
+
+def test_a_notification_is_tried_again_while_the_hub_throttles(device, emu):
+    devices = emu.emulator.front.devices
+    notify, left = devices._notify, [429, 503]
+    devices._notify = lambda *args: Response(left.pop(0)) if left else notify(*args)
+    try:
+        assert device.run(BLOCKS, "up-told") == [["up-told/x.bin", 2]]
+    finally:
+        devices._notify = notify
+    assert not left and told(emu, "up-told") == [(True, 200)]
+
+
+def test_too_many_uploads_in_progress_are_no_matter_of_credentials(device, emu):
+    devices = emu.emulator.front.devices
+    begin = devices._begin
+    devices._begin = lambda *args: Response(403)
+    program = BLOCKS.replace('getattr(error, "status", 0)', "error.status, str(error)")
+    try:
+        ((kind, status, text, _),) = device.run(program, "up-many")
+    finally:
+        devices._begin = begin
+    assert (kind, status) == ("ServiceError", 403) and "10 of this device in progress" in text
