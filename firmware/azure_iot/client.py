@@ -108,13 +108,7 @@ class IoTHubDeviceClient(ManagedConnection):
         data = message.data
         if not callable(data):
             size = len(data)
-        weight = message.weight()
-        if size + weight > hub.MAX_D2C:
-            raise ServiceError(
-                "a message of %d bytes with its properties, the hub takes %d"
-                % (size + weight, hub.MAX_D2C),
-                413,
-            )
+        weight = weigh(message, size)
         # One topic for all messages without properties: a full queue holds it only once.
         topic = self._topic(message, weight) if weight or message.properties else self._events
         if callable(data):
@@ -209,6 +203,18 @@ def _identity(hostname: str, device_id: str, options: dict) -> Identity:
     return Identity(
         hostname, device_id, options.pop("module_id", None), options.pop("gateway", "")
     )
+
+
+def weigh(message: "Message", size: int) -> int:
+    """Count the bytes of all properties. Raises ServiceError(413) when the hub takes no such message."""
+    weight = message.weight()
+    if size + weight > hub.MAX_D2C:
+        raise ServiceError(
+            "a message of %d bytes with its properties, the hub takes %d"
+            % (size + weight, hub.MAX_D2C),
+            413,
+        )
+    return weight
 
 
 def to_message(message: object, properties: "dict | None") -> "Message":

@@ -3,7 +3,7 @@
 Responsible for: requests over verified TLS (or plain HTTP, for packages that carry their own
 signature), chunked bodies, limited redirects under the same verification, time limits, caps,
 Range downloads. Not for: whom to trust (the context passed in), what the body means.
-Source: RFC 9112, RFC 9110 section 14 (ranges).
+Source: RFC 9112, RFC 9110 sections 5.6.2 (names of headers), 14 (ranges), 15.4 (redirects).
 
     await Fetcher().fetch("https://host/path", sink, 32768, context=context)
 
@@ -171,6 +171,14 @@ class Fetcher:
             url = _follow(target, secure, host, port)
 
 
+def is_token(name: str) -> bool:
+    """Tell whether a header can have this name: visible ASCII without delimiters."""
+    for letter in name:
+        if not "!" <= letter <= "~" or letter in '"(),/:;<=>?@[\\]{}':
+            return False
+    return name != ""
+
+
 def _part(context: object, host: str) -> int:
     """Give the size of ranges to ask `host` for, 0 if it may send all at once."""
     plan = context.profile.plan(host)  # type: ignore[attr-defined]
@@ -216,8 +224,10 @@ async def _exchange(
         # A bare GET carries nothing but Host: that is what recovery promises (G2).
         lines.append("Connection: close")
     for name, value in headers:
-        if "\r" in value or "\n" in value:
-            raise ProtocolError("a header value has a line break", "HTTP")
+        if not is_token(name) or "\r" in value or "\n" in value:
+            raise ProtocolError(
+                "a header's name is no token, or its value has a line break", "HTTP"
+            )
         lines.append("%s: %s" % (name, value))
     if body is not None or method != "GET":
         lines.append("Content-Length: %d" % size)

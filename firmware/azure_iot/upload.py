@@ -17,7 +17,7 @@ from micropython import const
 from . import hub, log
 from .bag import quote, text
 from .errors import AzureIoTError, ConnectionFailedError, CredentialError, ServiceError
-from .https import BytesSink, Fetcher
+from .https import BytesSink, Fetcher, is_token
 from .tls.context import TLSContext
 
 TYPE_CHECKING = const(False)
@@ -41,6 +41,13 @@ _HEADERS = (
     ("content_type", "iothub-contenttype"),
     ("content_encoding", "iothub-contentencoding"),
     ("expiry_time_utc", "iothub-expiry"),
+    ("to", "iothub-to"),
+    # The HTTPS interface has no header for these.
+    ("creation_time_utc", ""),
+    ("output_name", ""),
+    ("component_name", ""),
+    ("interface_id", ""),
+    ("ack", ""),
 )
 
 
@@ -160,17 +167,28 @@ class Uploader:
     async def send_message(
         self, message: "hub.Message | bytes | str | dict | list", properties: "dict | None" = None
     ) -> None:
-        """Send one message by POST: no session, no queue; it is delivered when this returns."""
-        from .client import to_message
+        """Send one message by POST: no session, no queue; it is delivered when this returns.
+
+        Raises ServiceError(413) for more than 256 KB with all properties, ValueError for what no
+        header carries: names but of letters, digits and ``!#$%&'*+-.^_`|~``, outer spaces, line
+        breaks, and creation_time_utc output_name component_name interface_id ack.
+        """
+        from .client import to_message, weigh
 
         message = to_message(message, properties)
+        weigh(message, len(message.data))
         headers = []
         for name, header in _HEADERS:
             value = getattr(message, name)
             if value is not None:
+                if not header:
+                    raise ValueError("HTTPS has no header for %s: send it over MQTT" % name)
                 headers.append((header, str(value)))
         for name, value in message.properties.items():
-            headers.append(("iothub-app-" + name, text(value)))
+            value = text(value)
+            if not is_token(name) or value != value.strip() or "\r" in value or "\n" in value:
+                raise ValueError("no header can carry %r: %r, send it over MQTT" % (name, value))
+            headers.append(("iothub-app-" + name, value))
         answer = await self._hub("POST", "messages/events?" + _API, message.data, None, headers)
         _require(answer, "the hub took no message")
 

@@ -169,3 +169,42 @@ def test_too_many_uploads_in_progress_are_no_matter_of_credentials(device, emu):
     finally:
         devices._begin = begin
     assert (kind, status) == ("ServiceError", 403) and "10 of this device in progress" in text
+
+
+REFUSED = """
+from azure_iot import AzureIoTError, IoTHubDeviceClient, Message
+from azure_iot.https import Fetcher
+from azure_iot.upload import Uploader
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(
+        F["cs"], roots=roots, port=F["port"], https_port=F["https"])
+    uploader = Uploader(client)
+    for message in (
+        Message("x", {"a:b": "1"}), Message("x", {"a b": "1"}), Message("x", {"\xe9": "1"}),
+        Message("x", {"x\\r\\nEvil": "1"}), Message("x", {"": "1"}), Message("x", {"p": " 1"}),
+        Message("x", {"p": "1\\r\\nEvil: 1"}), Message("x", component_name="thermo"),
+        Message("x", creation_time_utc="2026-01-01T00:00:00Z"), bytes(300000),
+    ):
+        try:
+            out(await uploader.send_message(message))
+        except (AzureIoTError, ValueError) as error:
+            out(type(error).__name__, str(error), getattr(error, "status", 0))
+    await uploader.send_message(Message("ok", {"!#$%&'*+-.^_`|~9z": "a  b"}, to="/t"))
+    try:
+        url = "https://localhost:%d/" % F["https"]
+        await Fetcher().request("GET", url, headers=[("a\\r\\nb", "1")],
+                                context=client._link.context())
+    except AzureIoTError as error:
+        out(error.rule, str(error))
+asyncio.run(main())
+"""
+
+
+def test_telemetry_by_post_refuses_what_no_header_carries(device, emu):
+    *out, header = device.run(REFUSED, "no-header")
+    assert [kind for kind, _, _ in out] == ["ValueError"] * 9 + ["ServiceError"]
+    assert "'a:b': '1'" in out[0][1] and "component_name" in out[7][1]
+    assert out[9][2] == 413 and "the hub takes 262144" in out[9][1]
+    (message,) = emu.messages("no-header")
+    assert message.properties == {"!#$%&'*+-.^_`|~9z": "a  b"} and "/t" in message.system.values()
+    assert header[0] == "HTTP" and "no token" in header[1]
