@@ -127,8 +127,13 @@ class Fetcher:
         """Make one request; return the answer whatever its status, the body of a 2xx in `sink`.
 
         `body` is bytes, or a source with `size` and `readinto(memoryview)`. An `https://` address
-        needs a verifying `context`; a redirect keeps the scheme. `span`: (offset, entity tag) of
-        a range to ask for, if this server and these buffers need ranges.
+        needs a verifying `context`. `span`: (offset, entity tag) of a range to ask for, if this
+        server and these buffers need ranges.
+
+        A redirect keeps the scheme, and leaves `headers` behind when it leads to another host or
+        port. 303, and 301 or 302 of a POST, are followed by a GET without the body (HEAD stays
+        HEAD), all others by the same method and body; a source cannot be read twice, so the
+        redirect itself is the answer then.
         """
         while True:
             if self._check is not None:
@@ -164,11 +169,11 @@ class Fetcher:
                 raise ProtocolError(_NO_RANGE, "NO_RANGE", error)  # it sent the whole
             finally:
                 await link.close()
-            target = answer.headers.get("location")
-            if answer.status not in (301, 302, 303, 307, 308) or not redirects or not target:
+            again = redirects and _redirected(answer, (secure, host, port), method, headers, body)
+            if not again:
                 return answer
             redirects -= 1
-            url = _follow(target, secure, host, port)
+            url, method, headers, body = again
 
 
 def is_token(name: str) -> bool:
@@ -202,11 +207,34 @@ def split_url(url: str) -> tuple:
     return secure, host, int(port) if port else (443 if secure else 80), "/" + path
 
 
+def _redirected(
+    answer: Answer, place: tuple, method: str, headers: "list | tuple", body: object
+) -> "tuple | None":
+    """Give (url, method, headers, body) of the request that follows; None: it is the answer."""
+    status = answer.status
+    target = answer.headers.get("location")
+    if status not in (301, 302, 303, 307, 308) or not target:
+        return None
+    if status == 303 or status < 303 and method == "POST":
+        body = None
+        if method != "HEAD":
+            method = "GET"
+        headers = [pair for pair in headers if not pair[0].lower().startswith("content-")]
+    elif hasattr(body, "readinto"):
+        return None
+    url = _follow(target, *place)
+    return url, method, headers if split_url(url)[:3] == place else (), body
+
+
 def _follow(target: str, secure: bool, host: str, port: int) -> str:
+    scheme = "https:" if secure else "http:"
+    if target.startswith("//"):
+        return scheme + target
     if target.startswith("/"):
-        return "%s://%s:%d%s" % ("https" if secure else "http", host, port, target)
-    if not target.startswith("https://" if secure else "http://"):
-        raise ProtocolError("the server redirects to another scheme: give that address", "HTTP")
+        return "%s//%s:%d%s" % (scheme, host, port, target)
+    if not target.startswith(scheme + "//"):
+        what = "another scheme" if "://" in target else "a relative path"
+        raise ProtocolError("the server redirects to %s: give that address" % what, "HTTP")
     return target
 
 

@@ -216,6 +216,77 @@ def test_a_redirect_is_held_to_the_rule_of_the_first_address(device, hub_root):
     assert said["/tls"][0] == "HTTP" and "another scheme" in said["/tls"][1]
 
 
+LED = """
+from azure_iot.errors import AzureIoTError
+from azure_iot.https import BytesSink, Fetcher
+class Source:
+    size = 3
+    def readinto(self, view):
+        view[:3] = b"abc"
+        return 3
+async def main():
+    for method, path, body in F["asks"]:
+        try:
+            answer = await Fetcher().request(
+                method, F["url"] + path, BytesSink(), redirects=1,
+                headers=[("Authorization", "secret"), ("Content-Type", "text/plain")],
+                body=Source() if body == "source" else body and body.encode())
+            out(answer.status)
+        except AzureIoTError as error:
+            out(str(error))
+asyncio.run(main())
+"""
+
+
+def noting(seen, answers):
+    """Note (method, path, authorized, typed, body) of each request; answer 200, or lead elsewhere."""
+
+    def serve(sock):
+        head, _, body = sock.recv(4096).partition(b"\r\n\r\n")
+        lines = head.decode().split("\r\n")
+        names = {line.partition(":")[0]: line.partition(": ")[2] for line in lines[1:]}
+        while len(body) < int(names.get("Content-Length", 0)):
+            body += sock.recv(4096)
+        method, path, _ = lines[0].split(" ")
+        typed = "Content-Type" in names
+        seen.append((method, path, "Authorization" in names, typed, body.decode()))
+        status, location = answers.get(path, (200, "/"))
+        sock.sendall(f"HTTP/1.1 {status} x\r\nLocation: {location}\r\n".encode())
+        sock.sendall(b"Content-Length: 0\r\n\r\n")
+
+    return serve
+
+
+def test_a_redirect_takes_along_what_rfc_9110_lets_it(device):
+    first, second = [], []
+    with peer(noting(second, {})) as other:
+        answers = {
+            "/away": (307, f"//127.0.0.1:{other}/there"),
+            "/302": (302, "/here"),
+            "/303": (303, "/here"),
+            "/308": (308, "/here"),
+            "/relative": (302, "here"),
+        }
+        asks = [
+            ("POST", "/away", "abc"), ("POST", "/302", "abc"), ("PUT", "/302", "abc"),
+            ("PUT", "/303", "source"), ("HEAD", "/303", None), ("POST", "/308", "abc"),
+            ("POST", "/308", "source"), ("GET", "/relative", None),
+        ]  # fmt: skip
+        with peer(noting(first, answers)) as port:
+            url = f"http://127.0.0.1:{port}"
+            out = device.run(LED, "led", cs="", url=url, asks=asks, limit=20)
+    text = "the server redirects to a relative path: give that address"
+    assert out == [[200]] * 6 + [[308], [text]]
+    assert second == [("POST", "/there", False, False, "abc")], "another host learns no secret"
+    assert [request for request in first if request[1] == "/here"] == [
+        ("GET", "/here", True, False, ""),
+        ("PUT", "/here", True, True, "abc"),
+        ("GET", "/here", True, False, ""),
+        ("HEAD", "/here", True, False, ""),
+        ("POST", "/here", True, True, "abc"),
+    ]
+
+
 UPGRADE = """
 from azure_iot import websocket
 from azure_iot.deadlines import Deadlines
