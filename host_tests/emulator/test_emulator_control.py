@@ -187,6 +187,12 @@ def test_the_control_api_needs_its_token(hub, token):
         ("twin", b"[1]", 400, "not a JSON object"),
         ("twin", b"{", 400, "not JSON"),
         ("fault", b'{"spec": {"action": "x"}}', 400, "unknown fault action"),
+        (
+            "invoke_method",
+            b'{"identity": "x", "name": "a+b"}',
+            400,
+            "no method can be named 'a+b'",
+        ),
         ("send_c2d", b'{"identity": "x"}', 400, "either 'text' or 'base64'"),
         ("switch_chain", b'{"chain_pem": "x", "key_pem": "y"}', 400, ""),
         ("bad_chain", b'{"kind": "rusty"}', 400, "one of expired"),

@@ -154,11 +154,14 @@ def test_missing_api_version_is_a_switch(reaction, accepted, events):
 
 
 @pytest.mark.requirement("H1", "D6")
-def test_preview_versions_need_the_switch(hub, device):
-    """`2025-08-01-preview` only where preview is on."""
+def test_preview_versions_connect_and_their_features_need_the_switch(hub, device):
+    """`2025-08-01-preview` connects everywhere; certificates are asked for where preview is on."""
     device.connect(query="api-version=2025-08-01-preview").close()
     with hub_with() as (_, other):
-        other.connect(query="api-version=2025-08-01-preview", code=5)
+        link = other.connect(query="api-version=2025-08-01-preview")
+        link.send(subscribe(1, ("$iothub/credentials/res/#", 0)))
+        assert link.expect(wire.SUBACK)[1][2:] == b"\x80"
+        other.connect(query="api-version=2025-08-02-preview", code=5)
 
 
 # -- subscriptions ---------------------------------------------------------------------------
@@ -395,6 +398,9 @@ def test_methods(hub, device):
         assert (result.hub_status, result.error["errorCode"]) == (504, 504101)
         link.delivery()
     assert hub.invoke_method(device.id, "big", "x" * 131_073).hub_status == 413
+    for name in ("a+b", "#", "a/b", "", "a\n"):
+        with pytest.raises(ValueError, match="no method can be named"):
+            hub.invoke_method(device.id, name)
     link.send(publish("$iothub/methods/res/good/?$rid=1"))
     assert link.closed() == []
 

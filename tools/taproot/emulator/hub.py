@@ -99,11 +99,10 @@ class Hub:
                 self.log("strictness", rule="hub-api-version", closed=False, identity=identity,
                          text="no api-version in the user name")  # fmt: skip
             return None
-        if version in STABLE_VERSIONS or (self.preview and version in PREVIEW_VERSIONS):
+        # A hub takes preview versions, too; what they add is behind the switch (Session.preview).
+        if version in (*STABLE_VERSIONS, *PREVIEW_VERSIONS):
             return None
         text = f"unknown api-version '{version[:40]}'"
-        if version in PREVIEW_VERSIONS:
-            text = f"api-version '{version}' needs the preview switch"
         return Refusal(self.reactions.unknown_api_version, text, identity)
 
     def authenticate(
@@ -275,7 +274,8 @@ class Hub:
         response_timeout: float = 30.0,
         connect_timeout: float = 0.0,
     ) -> MethodResult:
-        """Call a direct method and wait for the answer."""
+        """Call a direct method and wait for the answer; ValueError for a name that no topic takes."""
+        methods.check_name(name)
         found = self.registry.get(identity)
         body = b"" if payload is None else json.dumps(payload, separators=(",", ":")).encode()
         if len(body) > methods.PAYLOAD_LIMIT:

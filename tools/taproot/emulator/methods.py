@@ -53,6 +53,12 @@ def bad_answer(text: str) -> MethodResult:
     return MethodResult(502, error={"errorCode": 502000, "message": text})
 
 
+def check_name(name: str) -> None:
+    """Raise ValueError for a name that cannot stand in a topic (MQTT-3.3.2-2)."""
+    if not name or any(letter in "/+#" or letter < " " for letter in name):
+        raise ValueError(f"no method can be named {name!r}: it is one level of a topic")
+
+
 class Calls:
     """The calls that wait for one device or module."""
 

@@ -411,8 +411,12 @@ class ServiceAPI:
         found = self._identity(fields)
         body = request.object()
         name = body.get("methodName")
-        if not isinstance(name, str) or not name or "/" in name:
-            raise Problem(400, "methodName is missing or malformed")
+        try:
+            if not isinstance(name, str):
+                raise ValueError
+            methods.check_name(name)
+        except ValueError:
+            raise Problem(400, "methodName is missing or malformed") from None
         response_timeout = integer_of(body, "responseTimeoutInSeconds", 30)
         connect_timeout = integer_of(body, "connectTimeoutInSeconds", 0)
         if not methods.MIN_TIMEOUT <= response_timeout <= methods.MAX_TIMEOUT:
