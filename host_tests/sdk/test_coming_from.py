@@ -16,13 +16,13 @@ ROWS = [
     if line.startswith("| `")
 ]
 
-# Every public name: classes, their members, what their objects carry, options of constructors.
+# Every public name: classes, exceptions, members, what their objects carry, options of constructors.
 NAMES = """
 import json, re
 import azure.iot.device as sdk
-from azure.iot.device import aio
+from azure.iot.device import aio, exceptions
 from azure.iot.device.provisioning.models import registration_result as results
-found = set(sdk.__all__)
+found = {*sdk.__all__, *(name for name in dir(exceptions) if not name.startswith("_"))}
 classes = [getattr(sdk, name) for name in sdk.__all__]
 classes += [aio.IoTHubDeviceClient, aio.IoTHubModuleClient, aio.ProvisioningDeviceClient]
 for one in [*classes, results.RegistrationState]:
