@@ -345,10 +345,23 @@ def test_every_secret_an_example_uses_is_in_the_example_of_secrets():
 
 
 def test_each_feature_has_an_example_in_both_tables():
-    names = {path.name for path in EXAMPLES.glob("*.py")} - {"main.py", "secrets_example.py"}
+    names = {path.name for path in EXAMPLES.glob("*.py")} - {"secrets_example.py"}
+    shown = {
+        "ten lines": ("main.py", "test_examples.py"),
+        "kept while offline": ("telemetry.py", "test_blackout.py"),
+        "SAS .*renew": ("telemetry.py", "test_credentials.py"),
+        "downloads over verified HTTPS": ("fetch.py", "test_https.py"),
+    }
     for page in ("README.md", "firmware/README.md"):
         text = (ROOT / page).read_text()
-        assert {name for name in names if not re.search(rf"\b{name}\b", text)} == set(), page
+        rows = [line for line in text.splitlines() if line.startswith("| ") and ".py" in line]
+        missing = {name for name in names if not re.search(rf"\b{name}\b", " ".join(rows))}
+        assert not missing, page
+        for what, files in shown.items():
+            (row,) = [row for row in rows if re.search(what, row)]
+            assert all(name in row for name in files), row
+        for name in re.findall(r"\btest_\w+\.py", " ".join(rows)):
+            assert list((ROOT / "host_tests").glob(f"*/{name}")), name
 
 
 BOARD = """
