@@ -63,7 +63,14 @@ class IoTHubDeviceClient(ManagedConnection):
     def from_symmetric_key(
         cls, symmetric_key: str, hostname: str, device_id: str, **options: object
     ) -> "IoTHubDeviceClient":
-        """Make a client from a base64 device key."""
+        """Make a client from a base64 device key, which signs a token for each connection.
+
+        User name `{host}/{device}/?api-version=2021-04-12`, password
+        `SharedAccessSignature sr={host}%2Fdevices%2F{device}&sig=…&se={Unix time}`; a module with
+        `module_id=` is `{device}/{module}`, in `sr` `{device}%2Fmodules%2F{module}`.
+        Raises CredentialError for a key that is no base64, a host name or an id that cannot be one.
+        Source: azure-docs "Control access to IoT Hub using SAS".
+        """
         from .credentials import SymmetricKey
 
         return cls(_identity(hostname, device_id, options), SymmetricKey(symmetric_key), **options)
@@ -72,14 +79,24 @@ class IoTHubDeviceClient(ManagedConnection):
     def from_x509(
         cls, certificate: object, hostname: str, device_id: str, **options: object
     ) -> "IoTHubDeviceClient":
-        """Make a client from an X509Certificate."""
+        """Make a client from an X509Certificate, which TLS shows; no password is sent.
+
+        User name `{host}/{device}/?api-version=2021-04-12`. Raises CredentialError for a host name
+        or an id that cannot be one; when connecting, for a certificate that is out of date or in
+        another name. Source: azure-docs "Authenticate identities with X.509".
+        """
         return cls(_identity(hostname, device_id, options), certificate, **options)
 
     @classmethod
     def from_credential(
         cls, credential: object, hostname: str, device_id: str, **options: object
     ) -> "IoTHubDeviceClient":
-        """Make a client from any credential: SasProvider, StaticToken, SignerKey, …"""
+        """Make a client from any credential: SasProvider, StaticToken, SignerKey, …
+
+        It has `await token(resource, expiry)`, with a resource such as `{host}%2Fdevices%2F{device}`,
+        that gives the password `SharedAccessSignature sr=…&sig=…&se=…`. Raises CredentialError as
+        from_symmetric_key. Source: azure-docs "Control access to IoT Hub using SAS".
+        """
         return cls(_identity(hostname, device_id, options), credential, **options)
 
     # Telemetry
@@ -176,7 +193,12 @@ class IoTHubDeviceClient(ManagedConnection):
         self._use_methods().handlers[name] = handler
 
     def method_requests(self) -> object:
-        """Iterate over requests without a handler: `await request.respond(200, {"ok": True})`."""
+        """Iterate over MethodRequest, calls without a handler: `await request.respond(200, {"ok": True})`.
+
+        Request at `$iothub/methods/POST/{name}/?$rid=1f`, body the JSON payload. When `inbox_size`
+        wait, the oldest is answered 503; a payload over `max_inbound` is answered 413, one that is
+        no JSON 400. It raises nothing. Source: azure-docs "Direct methods from IoT Hub".
+        """
         return self._use_methods().requests()
 
     def on_c2d(self, handler: "Callable", sink: "Callable | None" = None) -> None:
@@ -193,7 +215,13 @@ class IoTHubDeviceClient(ManagedConnection):
         self._want(hub.c2d_filter(self._base))
 
     def c2d_messages(self) -> object:
-        """Iterate over cloud-to-device messages; asking for the next one accepts the last."""
+        """Iterate over cloud-to-device messages; asking for the next one accepts the last.
+
+        Each is a Message from `devices/{device}/messages/devicebound/{properties}`, QoS 1, as in
+        `devices/d/messages/devicebound/%24.mid=7&alert=no`; body its `data`. What was not accepted
+        comes again with the next connection. It raises nothing.
+        Source: azure-docs "Send cloud-to-device messages from an IoT hub".
+        """
         c2d = self._use_c2d()
         self._want(hub.c2d_filter(self._base))
         return c2d.messages()

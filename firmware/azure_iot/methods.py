@@ -33,7 +33,12 @@ class MethodRequest:
         self._publish = publish
 
     async def respond(self, status: int, body: object = None) -> None:
-        """Answer once; `body` is JSON-able, None gives an empty body."""
+        """Answer once; `body` is JSON-able, None gives an empty body.
+
+        Topic `$iothub/methods/res/{status}/?$rid={request id as it came}`, QoS 1. Raises
+        ServiceError 409 for a second answer, 413 for more than 128 KB.
+        Source: azure-docs "Direct methods from IoT Hub".
+        """
         if self.answered:
             raise ServiceError("this method call is answered already", 409)
         data = b"" if body is None else json.dumps(body).encode()

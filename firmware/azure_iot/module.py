@@ -35,7 +35,12 @@ class IoTHubModuleClient(IoTHubDeviceClient):
         *,
         wait: bool = True,
     ) -> None:
-        """Send to a named output: system property `$.on`, routed by the Edge hub."""
+        """Send to a named output: system property `$.on`, routed by the Edge hub.
+
+        Topic `devices/{device}/modules/{module}/messages/events/%24.on={output}&…`, QoS 1. Body and
+        properties as in send_message, and it raises the same: ServiceError 413, QueueFullError.
+        Source: azure-docs "Use MQTT with IoT Edge".
+        """
         message = to_message(message, properties or {})
         setattr(message, "output_name", output_name)  # noqa: B010 (made by Message.__init__)
         await self.send_message(message, wait=wait)
@@ -49,7 +54,12 @@ class IoTHubModuleClient(IoTHubDeviceClient):
         self._want(hub.inputs_filter(self._base))
 
     def input_messages(self) -> object:
-        """Iterate over input messages; asking for the next one accepts the last."""
+        """Iterate over input messages; asking for the next one accepts the last.
+
+        Each is a Message from `devices/{device}/modules/{module}/inputs/{input}/{properties}`, QoS 1;
+        `input_name` says which. What was not accepted comes again with the next connection. It
+        raises nothing. Source: azure-docs "Use MQTT with IoT Edge".
+        """
         c2d = self._use_c2d()
         self._want(hub.inputs_filter(self._base))
         return c2d.messages()

@@ -87,7 +87,13 @@ class ProvisioningDeviceClient:
         symmetric_key: str,
         **options: object,
     ) -> "ProvisioningDeviceClient":
-        """Register with a device's own key; a group's key stays with the operator."""
+        """Register with a device's own key; a group's key stays with the operator.
+
+        User name `{scope}/registrations/{id}/api-version=2019-03-31`, password
+        `SharedAccessSignature sr={scope}%2Fregistrations%2F{id}&sig=…&se=…&skn=registration`.
+        Raises CredentialError for a key, host, scope or id that cannot be one.
+        Source: azure-docs "Communicate with DPS using the MQTT protocol".
+        """
         from .credentials import SymmetricKey
 
         return cls(
@@ -103,11 +109,23 @@ class ProvisioningDeviceClient:
         x509: object,
         **options: object,
     ) -> "ProvisioningDeviceClient":
-        """Register with an X509Certificate whose common name is the registration id."""
+        """Register with an X509Certificate whose common name is the registration id.
+
+        User name `{scope}/registrations/{id}/api-version=2019-03-31`, no password. Raises
+        CredentialError for a host, scope or id that cannot be one.
+        Source: azure-docs "Communicate with DPS using the MQTT protocol".
+        """
         return cls(provisioning_host, registration_id, id_scope, x509, **options)
 
     async def register(self) -> Assignment:
         """Register and wait for the assignment.
+
+        Topic `$dps/registrations/PUT/iotdps-register/?$rid=1`, body
+        `{"registrationId":"…","payload":…}`; then, as often as the service asks for,
+        `$dps/registrations/GET/iotdps-get-operationstatus/?$rid=2&operationId=…`. Answers at
+        `$dps/registrations/res/{status}/?$rid=1&retry-after=3`, the last one with body
+        `{"status":"assigned","registrationState":{"assignedHub":"…","deviceId":"…"}}`.
+        Source: azure-docs "Communicate with DPS using the MQTT protocol".
 
         Raises CredentialError (the enrollment refuses this device), ServiceError,
         ConnectionFailedError (no answer within `timeout_s`), ProtocolError, TrustError.

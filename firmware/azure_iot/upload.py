@@ -65,9 +65,16 @@ class Uploader:
     async def upload(self, blob_name: str, source: object) -> str:
         """Upload a file; return the blob's name in the container (`{device}/{blob_name}`).
 
+        POST `https://{host}/devices/{device}/files?api-version=2021-04-12` with body
+        `{"blobName": "…"}` grants it; PUT
+        `https://{hostName}/{containerName}/{blobName}{sasToken}&comp=block&blockid=00000000` for each
+        block and `…&comp=blocklist` for their list; POST `…/files/notifications?api-version=…` with
+        `{"correlationId": "…", "isSuccess": true, "statusCode": 200, "statusDescription": ""}`.
+
         Raises ServiceError (status of the step that was refused), the connection's errors and
         what the source raises. The hub is told of each end, of a failure or a cancelled task
         within 15 s: it counts an upload as in progress until then, and allows 10.
+        Source: azure-docs "Upload files with IoT Hub", Azure Storage "Put Block".
         """
         if isinstance(source, (bytes, bytearray)):
             source = _Bytes(source)
@@ -169,9 +176,13 @@ class Uploader:
     ) -> None:
         """Send one message by POST: no session, no queue; it is delivered when this returns.
 
+        `https://{host}/devices/{device}/messages/events?api-version=2021-04-12`, body the message;
+        properties are headers `iothub-app-{name}`, others such as `iothub-messageid`.
+
         Raises ServiceError(413) for more than 256 KB with all properties, ValueError for what no
         header carries: names but of letters, digits and ``!#$%&'*+-.^_`|~``, outer spaces, line
         breaks, and creation_time_utc output_name component_name interface_id ack.
+        Source: azure-docs REST "Device - Send Device Event".
         """
         from .client import to_message, weigh
 

@@ -1,4 +1,4 @@
-"""firmware/docs/defaults.md against the code."""
+"""firmware/docs/defaults.md, and the docstrings of what an application calls, against the code."""
 
 import ast
 import inspect
@@ -108,3 +108,24 @@ def test_deadlines_are_what_their_rows_say():
     values = {name: value for name, value in inspect.getmembers(Deadlines) if name.endswith("_ms")}
     for name, value in values.items():
         assert f"{value // 1000} s" in text, name
+
+
+CALLS = {
+    "client": ("from_symmetric_key", "from_x509", "from_credential", "c2d_messages", "method_requests"),
+    "module": ("send_message_to_output", "input_messages"),
+    "methods": ("respond",),
+    "provisioning": ("from_symmetric_key", "from_x509", "register"),
+    "upload": ("upload", "send_message"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("module", "name"), [(m, name) for m in CALLS for name in CALLS[m]])
+def test_a_call_says_what_goes_over_the_wire_what_it_raises_and_where_that_stands(module, name):
+    (text,) = [
+        ast.get_docstring(node)
+        for node in ast.walk(tree(module))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == name
+    ]
+    assert re.search(r"`[^`]*[{$/][^`]*`", text), "a topic, a URL or a user name in its shape"
+    assert re.search(r"[Rr]aises?\s", text)
+    assert re.search(r'Source: [^"]+"[^"]+"', text)
