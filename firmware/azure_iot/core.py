@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .identity import Identity
 
 _SETTLE_RETRY_MS = const(5000)
+_LONGEST_S = const(300)  # that a retry-after of the hub is followed
+_IDLE_TRIES = const(50)
 _MQTT = ("window", "max_pending", "max_pending_bytes", "backoff", "fleet_size_hint")
 
 
@@ -39,6 +41,13 @@ def random32() -> int:
 def randbelow(limit: int) -> int:
     """Give a random integer below `limit`."""
     return random32() % limit
+
+
+def _pause_ms(error: object) -> int:
+    """Give the wait before a request that failed is made again: what the hub asked for, and more."""
+    wait = min(getattr(error, "retry_after", 0) or 0, _LONGEST_S) * 1000
+    wait = max(wait, _SETTLE_RETRY_MS)
+    return wait + randbelow(wait // 2)
 
 
 class HubConnection:
@@ -110,7 +119,7 @@ class HubConnection:
         self._mqtt.on_connect_failed = self._on_connect_failed
         self._filters = []
         self._subscribed = []
-        self._subscribing = False
+        self._subscribing = self._renewing = False
         self._twin = None
         self._methods = None
         self._c2d = None
@@ -148,6 +157,7 @@ class HubConnection:
             stats["c2d_drops"] = self._c2d.inbox.drops
         if self._twin is not None:
             stats["twin_gaps"] = self._twin.gaps
+            stats["twin_drops"] = self._twin.inbox.drops
         return stats
 
     @property
@@ -192,7 +202,7 @@ class HubConnection:
             if part is not None:
                 part.begin_anew()
         await self.disconnect(0)
-        self._subscribing = False
+        self._subscribing = self._renewing = False
         self._link.held = 0
 
     async def connect(self, timeout_s: "int | None" = None) -> None:
@@ -256,6 +266,7 @@ class HubConnection:
 
     def _ended(self) -> None:
         """Let go of what belonged to the connection."""
+        self._renewing = False
         self._end_settling()
         if self._c2d is not None:
             self._c2d.on_disconnected()
@@ -303,9 +314,11 @@ class HubConnection:
                 # Of this task nobody cancelled it: asyncio's wait_for had no memory for its result.
                 if self._settling is not asyncio.current_task():
                     raise
-            except Exception as error:
+                error = None
+            except Exception as failure:
+                error = failure
                 log.warning("connection not settled yet: %r", error)
-            await asyncio.sleep_ms(_SETTLE_RETRY_MS)
+            await asyncio.sleep_ms(_pause_ms(error))
 
     async def _catch_up(self) -> None:
         await self._subscribe()
@@ -328,10 +341,19 @@ class HubConnection:
                 await asyncio.sleep_ms(nap)
             elif self.connected.is_set():
                 log.info("renewing the token")
+                left = min(self._link.renew_ms // 1000, _IDLE_TRIES)  # of the token's last 15 %
                 self._link.renew_ms = 0
+                self._renewing = True
+                while left and self._is_asked():  # what is being answered would be lost
+                    left -= 1
+                    await asyncio.sleep_ms(100)
                 await self._mqtt.reconnect()
             else:
                 await asyncio.sleep_ms(500)
+
+    def _is_asked(self) -> bool:
+        twin, methods = self._twin, self._methods
+        return twin is not None and twin.pending or methods is not None and methods.running
 
     # Parts that are loaded when they are used
 
@@ -350,14 +372,17 @@ class HubConnection:
         if self._twin is None:
             from .twin import Twin
 
-            self._twin = Twin(self._publish_request, self._options[0], self._options[1])
+            self._twin = Twin(self._ready, self._mqtt.publish, self._options[0], self._options[1])
             self._want(hub.TWIN_RESULT_FILTER)
             self._want(hub.DESIRED_FILTER)
         return self._twin
 
-    async def _publish_request(self, topic: str, body: bytes) -> None:
+    async def _ready(self) -> None:
+        """Wait for a connection that can answer: who asked does not wait for ever."""
+        while self._renewing:
+            await asyncio.sleep_ms(50)
+        await self.connected.wait()
         await self._subscribe()
-        await self._mqtt.publish(topic, body, 1)
 
     def _use_methods(self) -> object:
         if self._methods is None:
@@ -449,12 +474,19 @@ class HubConnection:
         return Collector(size, lambda body: self._on_message(topic, body, qos, pid))
 
     async def _refresh_twin(self) -> None:
-        while self.connected.is_set():
+        twin = self._twin
+        twin.wanted = True
+        if twin.refreshing:
+            return
+        twin.refreshing = True
+        while twin.wanted and self.connected.is_set():
             try:
-                return await self._twin.refresh()
+                await twin.refresh()
             except (Exception, asyncio.CancelledError) as error:  # no memory: `_insist`
                 log.warning("the twin could not be fetched: %r", error)
-            await asyncio.sleep_ms(_SETTLE_RETRY_MS)
+                twin.wanted = True
+                await asyncio.sleep_ms(_pause_ms(error))
+        twin.refreshing = False
 
     def __repr__(self) -> str:
         state = "connected" if self.connected.is_set() else "not connected"

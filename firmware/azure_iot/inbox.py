@@ -34,6 +34,11 @@ class Inbox:
         self._signal().set()
         return dropped
 
+    def clear(self) -> None:
+        """Drop, and count, all that waits."""
+        self.drops += len(self._items)
+        self._items.clear()
+
     def get_nowait(self) -> "object | None":
         """Return the oldest item, or None when there is none."""
         return self._items.pop(0) if self._items else None

@@ -59,11 +59,11 @@ class Methods:
         self._publish = publish
         self._size = inbox_size
         self._inbox = None
-        self._running = 0
+        self.running = 0
 
     def begin_anew(self) -> None:
         """Forget the calls whose asyncio.run has ended."""
-        self._running = 0
+        self.running = 0
 
     def requests(self) -> Inbox:
         """Give the queue of calls that have no handler."""
@@ -82,11 +82,11 @@ class Methods:
             self._answer(request, _BAD_REQUEST, {"error": "the payload is no JSON"})
             return
         if handler is not None:
-            if self._running >= _MOST_AT_ONCE:
+            if self.running >= _MOST_AT_ONCE:
                 self._answer(request, _BUSY, {"error": "too many calls at once"})
             else:
                 asyncio.create_task(self._run(handler, request))
-                self._running += 1  # not if there was no memory for the task
+                self.running += 1  # not if there was no memory for the task
         elif self._inbox is not None:
             dropped = self._inbox.put(request)
             if dropped is not None:
@@ -110,7 +110,7 @@ class Methods:
             log.error("method %s failed: %s", request.name, repr(error))
             status, body = _FAILED, {"error": "the method failed on the device"}
         finally:
-            self._running -= 1
+            self.running -= 1
         await self._respond(request, status, body)
 
     def _answer(self, request: MethodRequest, status: int, body: object) -> None:

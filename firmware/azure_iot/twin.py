@@ -8,6 +8,11 @@ Theory of operation. The hub sends a desired change only while the device is con
 them with `$version`. A change whose number is not the next one means that others were missed: the
 whole twin is fetched and handed out as one complete change. After every reconnect the same fetch
 closes the gap that the pause may have left. Older numbers are dropped, so nothing comes twice.
+Where nobody took the changes and the inbox overflowed, what waits there is dropped and the whole
+twin fetched, too: the first change that is read then is complete.
+
+A device that was deleted and created anew has another twin: its desired section may have the number
+we know, but the number of its reported one is smaller.
 """
 
 import asyncio
@@ -34,15 +39,22 @@ class DesiredChange:
 
 
 class Twin:
-    """Twin requests over one MQTT client; `publish(topic, payload)` is a coroutine function."""
+    """Twin requests over one MQTT client: `await ready()`, then `await publish(topic, payload, qos)`.
 
-    def __init__(self, publish: "object", timeout_ms: int, inbox_size: int) -> None:
+    They go out with QoS 0: on this connection or not at all, since who asked has a time limit.
+    """
+
+    def __init__(
+        self, ready: "object", publish: "object", timeout_ms: int, inbox_size: int
+    ) -> None:
+        self._ready = ready
         self._publish = publish
         self._timeout_ms = timeout_ms
-        self._pending = {}
+        self.pending = {}
         self._rid = 0
-        self._fetching = self._wanted = False
+        self._fetching = self.wanted = self.refreshing = False
         self.version = None
+        self._reported = 0  # its number
         self.inbox = Inbox(inbox_size)
         self.listeners = []
         self.gaps = 0
@@ -56,6 +68,9 @@ class Twin:
             twin = None
         if not isinstance(twin, dict) or not isinstance(twin.get("desired"), dict):
             raise ProtocolError("the hub sent a twin that is no JSON object", "twin")
+        reported = twin.get("reported")
+        if isinstance(reported, dict):
+            self._note_reported(reported.get("$version"))
         return twin
 
     async def patch(self, properties: "dict | bytes") -> "int | None":
@@ -73,21 +88,29 @@ class Twin:
                 413,
             )
         version, _ = await self._request(hub.twin_patch_topic, body)
+        self._note_reported(version)
         return version
+
+    def _note_reported(self, version: object) -> None:
+        if isinstance(version, int):
+            if version < self._reported:
+                self.version = None  # another twin
+            self._reported = version
 
     async def _request(self, topic: "object", body: bytes) -> tuple:
         self._rid += 1
         rid = "%x" % self._rid
         entry: list = [asyncio.Event(), None, None, b""]
-        self._pending[rid] = entry
         try:
-            await asyncio.wait_for_ms(self._exchange(topic(rid), body, entry), self._timeout_ms)
+            await asyncio.wait_for_ms(
+                self._exchange(topic(rid), rid, body, entry), self._timeout_ms
+            )
         except asyncio.TimeoutError:
             raise ConnectionFailedError(
                 "the hub gave no answer to a twin request within %d ms" % self._timeout_ms, "twin"
             )
         finally:
-            self._pending.pop(rid, None)
+            self.pending.pop(rid, None)
         status = entry[1]
         if isinstance(status, Exception):
             raise status
@@ -97,8 +120,10 @@ class Twin:
             )
         return entry[2], entry[3]
 
-    async def _exchange(self, topic: str, body: bytes, entry: list) -> None:
-        await self._publish(topic, body)
+    async def _exchange(self, topic: str, rid: str, body: bytes, entry: list) -> None:
+        await self._ready()
+        self.pending[rid] = entry
+        await self._publish(topic, body, 0)
         await entry[0].wait()
 
     def on_result(self, status: int, rid: str, number: "int | None", body: bytes) -> None:
@@ -106,7 +131,7 @@ class Twin:
 
         `number` is its `$version`, of a refusal its `retry-after` in seconds.
         """
-        entry = self._pending.get(rid)
+        entry = self.pending.get(rid)
         if entry is None:
             log.debug("twin answer %d to an unknown request", status)
             return
@@ -117,14 +142,14 @@ class Twin:
 
     def on_disconnected(self) -> None:
         """End every waiting request: its answer cannot come any more."""
-        for entry in self._pending.values():
+        for entry in self.pending.values():
             entry[1] = ConnectionDroppedError("the connection ended before the twin answer came")
             entry[0].set()
 
     def begin_anew(self) -> None:
         """Forget a request whose asyncio.run has ended."""
-        self._pending = {}
-        self._fetching = False
+        self.pending = {}
+        self._fetching = self.refreshing = False
         self.version = None
 
     def on_desired(self, body: bytes) -> bool:
@@ -140,7 +165,7 @@ class Twin:
             return False
         if version == self.version + 1:
             try:
-                self._deliver(DesiredChange(patch, version, False))
+                return self._deliver(DesiredChange(patch, version, False))
             except Exception as error:
                 log.warning("a desired change was not taken: %r", error)
                 return False
@@ -148,13 +173,13 @@ class Twin:
 
     async def refresh(self) -> None:
         """Fetch the twin and hand out its desired section if it is newer than what was seen."""
-        self._wanted = True
+        self.wanted = True
         if self._fetching:
             return
         self._fetching = True
         try:
-            while self._wanted:  # asked for again meanwhile: the answer may be too old for that
-                self._wanted = False
+            while self.wanted:  # asked for again meanwhile: the answer may be too old for that
+                self.wanted = False
                 desired = (await self.get())["desired"]
         finally:
             self._fetching = False
@@ -163,8 +188,12 @@ class Twin:
         if version != self.version:
             self._deliver(DesiredChange(desired, version, True))
 
-    def _deliver(self, change: DesiredChange) -> None:
+    def _deliver(self, change: DesiredChange) -> bool:
         for listener in self.listeners:
             listener(change)
         self.version = change.version  # not before: what a listener could not take comes again
-        self.inbox.put(change)
+        if self.inbox.put(change) is None or change.complete:
+            return True
+        self.inbox.clear()
+        self.version = None
+        return False

@@ -314,13 +314,15 @@ from azure_iot import ServiceError, hub
 from azure_iot.twin import Twin
 async def main():
     sent, got = [], []
-    async def publish(topic, body):
+    async def ready():
+        pass
+    async def publish(topic, body, qos):
         sent.append(topic)
     def listener(change):
         got.append(change.version)
         if change.version == 3:
             raise MemoryError
-    twin = Twin(publish, 5000, 16)
+    twin = Twin(ready, publish, 5000, 16)
     for topic in ("$iothub/twin/res/429/?$rid=1&retry-after=9", "$iothub/twin/res/503/?$rid=2"):
         task = asyncio.create_task(twin.get())
         await asyncio.sleep_ms(20)

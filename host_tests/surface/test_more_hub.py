@@ -391,3 +391,149 @@ def test_streams_need_no_memory_and_are_acknowledged_after_the_handler(device, e
     assert out[-1][0] == "end" and out[-1][2:] == [0, 0, 0]
     assert [m.body for m in emu.messages("stream")] == [bytes(n % 251 for n in range(size))]
     assert emu.messages("stream")[0].properties == {"p": "q"}
+
+
+LATE = """
+from azure_iot import IoTHubDeviceClient
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"],
+        fleet_size_hint=1)
+    changes = client.desired_properties()
+    async with client:
+        while client._twin.version is None:
+            await asyncio.sleep_ms(50)
+        out("up")
+        while client._twin.version != 31:  # the first was 1
+            await asyncio.sleep_ms(50)
+        desired = {}
+        first = None
+        while len(desired) < 30:
+            change = await changes.__anext__()
+            first = change.complete if first is None else first
+            desired.update(change.patch)
+        out(first, sorted(desired) == sorted("k%d" % n for n in range(30)))
+        out(client.stats["twin_drops"] > 0)
+asyncio.run(main())
+"""
+
+
+def test_who_reads_late_begins_with_a_complete_change(device, emu):
+    with device.start(LATE, "late") as process:
+        process.wait_for("up", 20)
+        for n in range(30):
+            emu.patch_desired("late", {f"k{n}": n})
+        assert process.wait(20) == 0, process.text
+    assert outputs(process.output)[1:] == [[True, True], [True]]
+
+
+NOBODY_ANSWERS = """
+from azure_iot import IoTHubDeviceClient
+from azure_iot.errors import ConnectionFailedError
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"],
+        twin_timeout_s=1, fleet_size_hint=1)
+    async with client:
+        await client.get_twin()
+        out("up")
+        while client.connected.is_set():
+            await asyncio.sleep_ms(50)
+        failed = 0
+        for n in range(3):
+            try:
+                await client.patch_twin_reported_properties({"late": n})
+            except ConnectionFailedError:
+                failed += 1
+        out(failed, client.stats["pending"])
+        await client.connected.wait()
+        await asyncio.sleep(1)
+        out(await client.get_twin())
+asyncio.run(main())
+"""
+
+
+def test_a_twin_request_that_timed_out_is_not_made_later(device, emu):
+    with device.start(NOBODY_ANSWERS, "silence") as process:
+        process.wait_for("up", 20)
+        emu.fault({"action": "blackout", "seconds": 5.0})
+        assert process.wait(30) == 0, process.text
+    counts, (twin,) = outputs(process.output)[1:]
+    assert counts == [3, 0] and "late" not in twin["reported"]
+
+
+WATCH = """
+from azure_iot import IoTHubDeviceClient
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"],
+        fleet_size_hint=1)
+    async with client:
+        async for change in client.desired_properties():
+            out(change.version, change.complete, change.patch)
+asyncio.run(main())
+"""
+
+
+def test_many_gaps_under_a_throttle_are_one_request_at_a_time(device, emu):
+    with device.start(WATCH, "choked") as process:
+        process.wait_for("OUT", 20)
+        emu.fault({"action": "withhold", "packet": "PUBLISH", "device": "choked", "count": 1})
+        emu.patch_desired("choked", {"lost": 1})
+        time.sleep(0.3)
+        emu.fault({"action": "throttle", "device": "choked", "count": 0})
+        began = len(emu.events())
+        for n in range(30):
+            emu.patch_desired("choked", {"n": n})
+            time.sleep(0.1)
+        time.sleep(4)
+        gets = [
+            event
+            for event in emu.events()[began:]
+            if event.get("identity") == "choked"
+            and str(event.get("topic", "")).startswith("$iothub/twin/GET")
+        ]
+        assert 1 <= len(gets) <= 3, gets
+        emu.clear_faults("choked")
+        process.wait_for('"n": 29', 30)
+        process.kill()
+
+
+def test_a_device_that_was_created_anew_hears_its_new_twin(device, emu):
+    """The new desired section has the number of the old one; the reported one has not."""
+    record = emu.add_device("anew")
+    program = WATCH.replace(
+        "async for", 'await client.patch_twin_reported_properties({"a": 1})\n        async for'
+    )
+    with device.start(program, "anew", cs=record.connection_string) as process:
+        process.wait_for("OUT", 20)
+        emu.patch_desired("anew", {"old": 1})
+        process.wait_for('"old": 1', 10)
+        emu.remove_device("anew")
+        emu.add_device("anew", primary_key=record.primary_key)
+        emu.patch_desired("anew", {"new": 1})
+        process.wait_for('"new": 1', 30)
+        process.kill()
+
+
+RENEWING = """
+from azure_iot import IoTHubDeviceClient
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"],
+        sas_life_s=6, fleet_size_hint=1)
+    done = failed = 0
+    async with client:
+        while client.stats["connects"] < 4:
+            try:
+                await client.patch_twin_reported_properties({"n": done})
+                done += 1
+            except Exception as error:
+                failed += 1
+                out(repr(error))
+            await asyncio.sleep_ms(5)
+    out(failed, done > 100)
+asyncio.run(main())
+"""
+
+
+def test_a_planned_renewal_lets_twin_requests_end(device, emu):
+    with device.start(RENEWING, "renewing") as process:
+        assert process.wait(50) == 0, process.text
+    assert outputs(process.output)[-1] == [0, True], process.text
