@@ -8,7 +8,10 @@ the handler, or by asking an iterator for the next one. Then its PUBACK goes out
 ends first, the hub sends everything unacknowledged again: what still waited here is forgotten, and
 a message that was being handled is recognised when it comes back, so it is not handled twice:
 with DUP, its packet id and the same bytes (MQTT-3.3.1-1, MQTT-4.4.0-1), on the next connection.
-Anything else is another message, however equal. After a restart of the device, or from a hub
+Anything else is another message, however equal.
+What finds the inbox full stays at the hub, and whatever comes after it, so that the order is kept; so
+does what a handler failed at. It comes with the next connection, which is made as soon as the inbox is
+empty: a second later, but after a failure 5 s, and twice as long each time, up to an hour. After a restart of the device, or from a hub
 that does not say DUP, it may be handled twice: at least once, look at `message_id`.
 """
 
@@ -20,6 +23,8 @@ from . import hub, log
 from .inbox import Inbox
 
 _REMEMBERED = const(4)
+_PAUSE_S = const(5)
+_LONGEST_S = const(3600)
 
 
 class _Held:
@@ -31,12 +36,22 @@ class _Held:
 
 
 class C2D:
-    """The way of messages to one handler, or to whoever iterates; `acknowledge(pid)` is MQTT's."""
+    """The way of messages to one handler, or to whoever iterates.
 
-    def __init__(self, inbox_size: int, acknowledge: object, session: object) -> None:
+    `acknowledge(pid)` is MQTT's, `again(why)` makes a new connection.
+    """
+
+    def __init__(
+        self, inbox_size: int, acknowledge: object, session: object, again: object
+    ) -> None:
         self.handler = None
         self.sink = None  # (message, size) -> where a large body goes
         self.inbox = Inbox(inbox_size)
+        self._size = inbox_size
+        self._full = self._left = False  # the hub has something that comes again
+        self._pause_s = _PAUSE_S
+        self._caller = None
+        self._again = again
         self._acknowledge = acknowledge
         self._session = session  # MQTT's: tells DUP
         self._open = []
@@ -68,15 +83,16 @@ class C2D:
                     self._stale.remove(held)
                     self._open.append(held)
                     return False
+        if self._full or len(self.inbox) >= self._size:
+            self._full = self._left = True
+            self.inbox.drops += 1
+            return False
         message = hub.message_from_bag(found[-1], data)
         if found[0] == hub.INPUT:
             message.input_name = found[1]
         held = _Held(message, mark)
         self._open.append(held)
-        dropped = self.inbox.put(held)
-        if dropped is not None:
-            # Not acknowledged: the hub keeps it and sends it again with the next connection.
-            self._open.remove(dropped)
+        self.inbox.put(held)
         if self.handler is not None and self._worker is None:
             self._worker = asyncio.create_task(self._work())
         return False
@@ -92,12 +108,13 @@ class C2D:
         self._stale = self._open  # what did not come again by now is unknown to the hub
         self._open = []
         self._done = []
+        self._full = self._left = False
 
     def begin_anew(self) -> None:
         """Forget who worked on messages: their asyncio.run has ended."""
         self.on_disconnected()
         self._stale = []  # what they had comes again, to be handled
-        self._worker = None
+        self._worker = self._caller = None
 
     def accept(self, held: _Held) -> None:
         """Acknowledge, or remember it for when it comes again."""
@@ -109,17 +126,41 @@ class C2D:
             self._done.append(held.mark)
             if len(self._done) > _REMEMBERED:
                 self._done.pop(0)
+        self._next()
+
+    def _next(self) -> None:
+        """Have what stayed at the hub come again, when nothing waits here."""
+        if len(self.inbox):
+            return
+        if not self._left:
+            self._pause_s = _PAUSE_S
+        elif self._caller is None:
+            self._caller = asyncio.create_task(self._call())
+
+    async def _call(self) -> None:
+        if self._full:
+            await asyncio.sleep(1)
+        else:
+            await asyncio.sleep(self._pause_s)
+            self._pause_s = min(self._pause_s * 2, _LONGEST_S)
+        self._caller = None
+        if self._left:
+            self._again("messages wait at the hub")
 
     def _failed(self, held: _Held) -> None:
         for place in (self._open, self._stale):
             if held in place:
                 place.remove(held)
+        self._left = True
+        self._next()
 
     async def _work(self) -> None:
         while True:
             held = await self.inbox.get()
             try:
-                await self.handler(held.message)
+                work = self.handler(held.message)
+                if hasattr(work, "send"):  # a coroutine
+                    await work
             except (Exception, asyncio.CancelledError) as error:  # of a task that it awaited
                 log.error("the message handler failed: %s", repr(error))
                 self._failed(held)

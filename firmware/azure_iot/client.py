@@ -10,8 +10,6 @@ Source: contracts.md; topics in hub.py. Names follow azure-iot-device where it h
         await client.patch_twin_reported_properties({"fw": "1.2"})
 """
 
-import json
-
 from micropython import const
 
 from . import hub
@@ -35,7 +33,7 @@ class IoTHubDeviceClient(ManagedConnection):
     sas_life_s=3600, keepalive_s=240, window=8, max_pending=64, max_pending_bytes=65536,
     inbox_size=16, max_inbound=65536, twin_timeout_s=30, deadlines=, backoff=,
     fleet_size_hint=1000, mqtt= (a dict of more MQTT options, {"buffer_out": 4096}), will= (Message),
-    profile= (TLSProfile), sync_time= (`await sync_time()` gives a time server's Unix time),
+    profile= (TLSProfile), sync_time= (`sync_time()`, async or not, gives a time server's Unix time),
     https_port=443 (where the hub's Date is asked for), reprovision= (`await` gives an Assignment).
     """
 
@@ -118,7 +116,8 @@ class IoTHubDeviceClient(ManagedConnection):
         while there is no connection waits in the queue; a full queue raises QueueFullError.
         A function is a stream of `size` bytes: each call gives a new reader with
         `readinto(memoryview)` and the same bytes, `lambda: open("log.bin", "rb")`.
-        Raises ServiceError(413) for more than 256 KB with all properties, and for properties that
+        Raises ValueError for what JSON cannot say (NaN, bytes, a set, an object), TypeError for
+        another body, ServiceError(413) for more than 256 KB with all properties, and for properties that
         make a topic of more than 4,087 bytes (`mqtt={"buffer_out": …}` less 9; MQTT takes 65,535).
         """
         message = to_message(message, properties)
@@ -161,7 +160,9 @@ class IoTHubDeviceClient(ManagedConnection):
     async def get_twin(self) -> dict:
         """Fetch the twin: `{"desired": {…, "$version": n}, "reported": {…, "$version": n}}`.
 
-        Topic `$iothub/twin/GET/?$rid=1`, answer at `$iothub/twin/res/200/?$rid=1`. Raises ServiceError, ConnectionFailedError, ConnectionDroppedError.
+        Topic `$iothub/twin/GET/?$rid=1`, answer at `$iothub/twin/res/200/?$rid=1`. Waits for a
+        connection up to `twin_timeout_s`, sends at QoS 0. Raises ServiceError,
+        ConnectionFailedError, ConnectionDroppedError.
         """
         return await self._use_twin().get()
 
@@ -176,7 +177,8 @@ class IoTHubDeviceClient(ManagedConnection):
     def desired_properties(self) -> object:
         """Iterate over DesiredChange: `async for change in client.desired_properties()`.
 
-        The first one is complete; later ones are differences, complete again after a gap. They
+        The first one is complete; later ones are differences, complete again after a gap and
+        when `inbox_size` changes waited, which are dropped (`stats["twin_drops"]`). They
         come at `$iothub/twin/PATCH/properties/desired/?$version=8`, body `{"rate": 5, "$version": 8}`.
         """
         return self._use_twin().inbox
@@ -184,7 +186,7 @@ class IoTHubDeviceClient(ManagedConnection):
     # Methods and messages from the cloud
 
     def on_method(self, name: str, handler: "Callable") -> None:
-        """Answer the direct method `name` with `await handler(payload)`.
+        """Answer the direct method `name` with `handler(payload)`, a function or coroutine function.
 
         `payload` is the decoded JSON (None for an empty body). The handler returns a status, or
         (status, body); an exception in it gives status 500 and a body that shows no detail.
@@ -202,10 +204,11 @@ class IoTHubDeviceClient(ManagedConnection):
         return self._use_methods().requests()
 
     def on_c2d(self, handler: "Callable", sink: "Callable | None" = None) -> None:
-        """Handle each cloud-to-device message with `await handler(message)`.
+        """Handle each cloud-to-device message with `handler(message)`, a function or coroutine function.
 
         Topic `devices/{device}/messages/devicebound/{properties}`, QoS 1. The hub gets its PUBACK only after the handler returned; if it raises, the message stays
-        in the hub's queue and comes again with the next connection. A message larger than the
+        in the hub's queue and comes again with the next connection, which is made for it:
+        after 5 s, then twice as long each time, up to an hour. A message larger than the
         input buffer (4 KB) goes into `sink(message, size)`, an object with `write(memoryview)`,
         `close()` and `abort()` that is then the handler's `message.data`; None: not wanted.
         """
@@ -250,7 +253,7 @@ def to_message(message: object, properties: "dict | None") -> "Message":
     if not isinstance(message, hub.Message):
         if isinstance(message, (dict, list)):
             message = hub.Message(
-                json.dumps(message), content_type="application/json", content_encoding="utf-8"
+                hub.to_json(message), content_type="application/json", content_encoding="utf-8"
             )
         else:
             message = hub.Message(message)
@@ -260,4 +263,6 @@ def to_message(message: object, properties: "dict | None") -> "Message":
         message.properties.update(properties)
     if isinstance(message.data, str):
         message.data = message.data.encode()
+    if not isinstance(message.data, bytes) and not callable(message.data):
+        raise TypeError("a body of %s: give bytes, str, or a dict or list" % type(message.data))
     return message

@@ -383,6 +383,7 @@ class HubConnection:
             await asyncio.sleep_ms(50)
         await self.connected.wait()
         await self._subscribe()
+        await self._mqtt.ready()
 
     def _use_methods(self) -> object:
         if self._methods is None:
@@ -396,7 +397,9 @@ class HubConnection:
         if self._c2d is None:
             from .c2d import C2D
 
-            self._c2d = C2D(self._options[1], self._mqtt.acknowledge, self._mqtt.session)
+            self._c2d = C2D(
+                self._options[1], self._mqtt.acknowledge, self._mqtt.session, self._reconnect_soon
+            )
         return self._c2d
 
     # Subscriptions

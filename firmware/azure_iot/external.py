@@ -61,7 +61,7 @@ class StaticToken:
 
 
 class SasProvider:
-    """Asks an async callable for each token: `await provide(resource, expiry) -> str`.
+    """Asks for each token: `provide(resource, expiry) -> str`, a function or coroutine function.
 
     The token-service pattern: the key lives in a service, the device asks for short-lived
     tokens. `deadline_s` bounds one call; a failed call is a CredentialError only when the
@@ -74,8 +74,10 @@ class SasProvider:
 
     async def token(self, resource: str, expiry: int, policy: str = "") -> str:
         """Ask the provider for a token."""
-        text = await self._provide(resource, expiry)
-        if not token_expiry(text):
+        text = self._provide(resource, expiry)
+        if hasattr(text, "send"):  # a coroutine
+            text = await text
+        if not isinstance(text, str) or not token_expiry(text):
             raise CredentialError("the SAS provider returned something that is no SAS token")
         return text
 

@@ -7,6 +7,8 @@ Source: Azure documentation "Communicate with an IoT hub using the MQTT protocol
     hub.parse("$iothub/twin/res/200/?$rid=7")  ->  (hub.TWIN_RESULT, 200, "7", None)
 """
 
+import json
+
 from micropython import const
 
 from .bag import decode_bag, encode_bag, quote, text
@@ -236,3 +238,28 @@ def cloud(host: str) -> "tuple[str, str]":
         if host.endswith("." + suffix) or host == "." + name:
             return name, dps
     return "public", _SUFFIXES[0][2]
+
+
+def to_json(value: object) -> bytes:
+    """Encode a value. Raises ValueError for what JSON cannot say, which MicroPython lets through."""
+    try:
+        _require_json(value)
+    except RuntimeError:  # of MicroPython's stack
+        raise ValueError("JSON: nested too deep, or in itself")
+    return json.dumps(value).encode()
+
+
+def _require_json(value: object) -> None:
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, (str, int)):
+                raise ValueError("JSON: %s as a key" % type(key))
+            _require_json(value[key])
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            _require_json(one)
+    elif isinstance(value, float):
+        if value - value != 0:
+            raise ValueError("JSON: %s is no number" % value)
+    elif value is not None and not isinstance(value, (str, int, bool)):
+        raise ValueError("JSON: no form for %s" % type(value))

@@ -34,10 +34,14 @@ class Inbox:
         self._signal().set()
         return dropped
 
-    def clear(self) -> None:
-        """Drop, and count, all that waits."""
-        self.drops += len(self._items)
-        self._items.clear()
+    def emptied(self) -> bool:
+        """Drop all items where there is no room for one more; tell whether it did."""
+        n = len(self._items)
+        if n < self._size:
+            return False
+        self.drops += n
+        self._items = []
+        return True
 
     def get_nowait(self) -> "object | None":
         """Return the oldest item, or None when there is none."""

@@ -36,12 +36,12 @@ class MethodRequest:
         """Answer once; `body` is JSON-able, None gives an empty body.
 
         Topic `$iothub/methods/res/{status}/?$rid={request id as it came}`, QoS 1. Raises
-        ServiceError 409 for a second answer, 413 for more than 128 KB.
+        ServiceError 409 for a second answer, 413 for more than 128 KB, ValueError for no JSON.
         Source: azure-docs "Direct methods from IoT Hub".
         """
         if self.answered:
             raise ServiceError("this method call is answered already", 409)
-        data = b"" if body is None else json.dumps(body).encode()
+        data = b"" if body is None else hub.to_json(body)
         if len(data) > hub.MAX_METHOD:
             raise ServiceError("a method answer of %d bytes is too large" % len(data), 413)
         self.answered = True
@@ -52,7 +52,7 @@ class MethodRequest:
 
 
 class Methods:
-    """Routes calls; `handlers` maps a name to a coroutine function `handler(payload)`."""
+    """Routes calls; `handlers` maps a name to `handler(payload)`, a function or coroutine function."""
 
     def __init__(self, publish: object, inbox_size: int) -> None:
         self.handlers = {}
@@ -101,7 +101,9 @@ class Methods:
 
     async def _run(self, handler: object, request: MethodRequest) -> None:
         try:
-            answer = await handler(request.payload)
+            answer = handler(request.payload)
+            if hasattr(answer, "send"):  # a coroutine
+                answer = await answer
             status, body = answer if isinstance(answer, tuple) else (answer, None)
             if not isinstance(status, int):
                 # A handler that returns a body alone, or nothing, has done its work.
@@ -119,7 +121,9 @@ class Methods:
     async def _respond(self, request: MethodRequest, status: int, body: object) -> None:
         try:
             await request.respond(status, body)
-        except AzureIoTError as error:
+        except (AzureIoTError, ValueError) as error:
             log.warning("the answer to method %s was not sent: %s", request.name, error)
             if not request.answered:
-                await self._respond(request, _FAILED, {"error": "the answer is too large"})
+                large = isinstance(error, AzureIoTError)
+                what = {"error": "the answer is too large" if large else "the answer is no JSON"}
+                await self._respond(request, _FAILED, what)

@@ -46,7 +46,7 @@ class IoTHubModuleClient(IoTHubDeviceClient):
         await self.send_message(message, wait=wait)
 
     def on_input(self, handler: "Callable") -> None:
-        """Handle each input message with `await handler(message)`; `message.input_name` says which.
+        """Handle each input message with `handler(message)`; `message.input_name` says which.
 
         Topic `devices/{device}/modules/{module}/inputs/{input}/{properties}`, QoS 1. PUBACK goes out only after the handler returned.
         """

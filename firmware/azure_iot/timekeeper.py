@@ -31,7 +31,7 @@ _TICKS_SERVE_S = const(400000)
 class TimeKeeper:
     """Knows whether the time is proven in this boot; `sync()` asks a time server.
 
-    `await sync()` returns the Unix time that a time server offers, or None; it sets nothing.
+    `sync()`, async or not, returns the Unix time that a time server offers, or None; it sets nothing.
     """
 
     def __init__(
@@ -122,7 +122,9 @@ class TimeKeeper:
         offered = None
         if self._sync is not None:
             try:
-                offered = await self._sync()
+                offered = self._sync()
+                if hasattr(offered, "send"):  # of an async function
+                    offered = await offered
             except Exception as error:
                 log.warning("time server: %r", error)
         if self._trust is not None:

@@ -76,11 +76,11 @@ class Twin:
     async def patch(self, properties: "dict | bytes") -> "int | None":
         """Send reported properties, or their JSON; return their new `$version`.
 
-        None deletes a member.
+        None deletes a member. Raises ValueError for what JSON cannot say.
         """
         body = properties
         if not isinstance(body, bytes):
-            body = json.dumps(properties).encode()
+            body = hub.to_json(properties)
         if len(body) > hub.MAX_REPORTED:
             raise ServiceError(
                 "reported properties of %d bytes, the hub takes %d"
@@ -189,11 +189,11 @@ class Twin:
             self._deliver(DesiredChange(desired, version, True))
 
     def _deliver(self, change: DesiredChange) -> bool:
+        if self.inbox.emptied() and not change.complete:
+            self.version = None  # so that the whole is handed out
+            return False
         for listener in self.listeners:
             listener(change)
         self.version = change.version  # not before: what a listener could not take comes again
-        if self.inbox.put(change) is None or change.complete:
-            return True
-        self.inbox.clear()
-        self.version = None
-        return False
+        self.inbox.put(change)
+        return True

@@ -537,3 +537,113 @@ def test_a_planned_renewal_lets_twin_requests_end(device, emu):
     with device.start(RENEWING, "renewing") as process:
         assert process.wait(50) == 0, process.text
     assert outputs(process.output)[-1] == [0, True], process.text
+
+
+PLAIN = """
+from azure_iot import IoTHubDeviceClient, Message, SasProvider
+class Thing:
+    pass
+async def main():
+    made = []
+    def provide(resource, expiry):
+        made.append(expiry)
+        from azure_iot import sas
+        import binascii
+        return sas.token(resource, expiry, lambda data: sas.hmac_sha256(
+            binascii.a2b_base64(F["key"]), data))
+    client = IoTHubDeviceClient.from_credential(SasProvider(provide), "localhost", F["device_id"],
+        roots=roots, port=F["port"], fleet_size_hint=1)
+    loop = []
+    loop.append(loop)
+    bodies = {"set": {1, 2}, "thing": Thing(), "nan": float("nan"), "bytes": b"a", "loop": loop,
+        "good": {"a": [1, 2.5, None, True, "x"]}}
+    client.on_method("plain", lambda payload: (200, {"got": payload}))
+    client.on_method("body", lambda payload: (200, bodies[payload]))
+    got = []
+    client.on_c2d(lambda message: got.append(message.data))
+    async with client:
+        out("up", len(made) > 0)
+        for bad in ({"t": float("inf")}, [Thing()], {"b": b"x"}, loop):
+            try:
+                await client.send_message(bad)
+            except ValueError as error:
+                out("refused", str(error))
+        try:
+            await client.patch_twin_reported_properties({"t": float("nan")})
+        except ValueError as error:
+            out("refused", str(error))
+        for bad in (bytearray(b"x"), Message({"t": 1})):
+            try:
+                await client.send_message(bad)
+            except TypeError as error:
+                out("refused", str(error))
+        while len(got) < 2:
+            await asyncio.sleep_ms(20)
+        out("c2d", got)
+        await asyncio.sleep(1)
+asyncio.run(main())
+"""
+
+
+def test_handlers_may_be_plain_functions_and_what_is_no_json_is_not_sent(device, emu):
+    record = emu.add_device("plain")
+    facts = {"key": record.primary_key, "cs": record.connection_string}
+    with device.start(PLAIN, "plain", **facts) as process:
+        process.wait_for('"up", true', 20)
+        for n in range(6):  # more than there are places
+            answer = emu.invoke_method("plain", "plain", n, timeout_s=10)
+            assert (answer.status, answer.payload) == (200, {"got": n})
+        for name in ("set", "thing", "nan", "bytes", "loop"):
+            answer = emu.invoke_method("plain", "body", name, timeout_s=10)
+            assert answer.status == 500 and answer.payload == {"error": "the answer is no JSON"}
+        answer = emu.invoke_method("plain", "body", "good", timeout_s=10)
+        assert answer.payload == {"a": [1, 2.5, None, True, "x"]}
+        emu.send_c2d("plain", b"1")
+        emu.send_c2d("plain", b"2")
+        assert process.wait(20) == 0, process.text
+    found = outputs(process.output)
+    refused = [text for word, text in found if word == "refused"]
+    assert len(refused) == 7 and all("JSON" in text or "a body of" in text for text in refused), (
+        refused
+    )
+    assert not emu.messages("plain")
+    assert len([o for o in found if o[0] == "c2d"]) == 1
+
+
+MANY = """
+from azure_iot import IoTHubDeviceClient
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"],
+        inbox_size=3, fleet_size_hint=1)
+    got, failed = [], []
+    async def handler(message):
+        await asyncio.sleep_ms(20)
+        if message.data == b"4" and not failed:
+            failed.append(1)
+            raise RuntimeError("once")
+        got.append(int(message.data))
+    client.on_c2d(handler)
+    async with client:
+        while len(got) < 11:
+            await asyncio.sleep_ms(50)
+    out(got, client.stats["c2d_drops"] > 0)
+asyncio.run(main())
+"""
+
+
+def test_messages_beyond_the_inbox_come_soon_and_in_order(device, emu):
+    record = emu.add_device("many")
+    with device.start(
+        MANY.replace("while len(got) < 11", "while len(got) < 0"),
+        "many",
+        cs=record.connection_string,
+    ) as process:
+        assert process.wait(20) == 0  # the hub knows its subscription now
+    for n in range(11):
+        emu.send_c2d("many", b"%d" % n)
+    with device.start(MANY, "many", cs=record.connection_string) as process:
+        assert process.wait(60) == 0, process.text
+    got, dropped = outputs(process.output)[-1]
+    assert dropped and sorted(got) == list(range(11))
+    got.remove(4)  # the one that failed at first
+    assert got == sorted(got)

@@ -178,6 +178,12 @@ class MQTTClient(Connection):
             raise QueueFullError("%d messages wait for a connection" % pending)
         return False
 
+    async def ready(self) -> None:
+        """Wait until publish() would send at once; it does if it is called before any other wait."""
+        while self._write is None or not self.session.room():
+            self._alive()
+            await self._wait()
+
     async def delivered(self, number: int) -> None:
         """Wait for the PUBACK of a message. Raises what its reader raised (publish_stream)."""
         while not self.session.done(number):
