@@ -379,11 +379,13 @@ class HubConnection:
 
     async def _ready(self) -> None:
         """Wait for a connection that can answer: who asked does not wait for ever."""
-        while self._renewing:
+        while True:
+            await self.connected.wait()
+            await self._subscribe()
+            await self._mqtt.ready()
+            if not self._renewing:
+                return
             await asyncio.sleep_ms(50)
-        await self.connected.wait()
-        await self._subscribe()
-        await self._mqtt.ready()
 
     def _use_methods(self) -> object:
         if self._methods is None:
@@ -482,14 +484,16 @@ class HubConnection:
         if twin.refreshing:
             return
         twin.refreshing = True
-        while twin.wanted and self.connected.is_set():
-            try:
-                await twin.refresh()
-            except (Exception, asyncio.CancelledError) as error:  # no memory: `_insist`
-                log.warning("the twin could not be fetched: %r", error)
-                twin.wanted = True
-                await asyncio.sleep_ms(_pause_ms(error))
-        twin.refreshing = False
+        try:
+            while self.connected.is_set():
+                try:
+                    return await twin.refresh()
+                except (Exception, asyncio.CancelledError) as error:  # no memory: `_insist`
+                    log.warning("the twin could not be fetched: %r", error)
+                    ms = _pause_ms(error)
+                await asyncio.sleep_ms(ms)
+        finally:
+            twin.refreshing = False
 
     def __repr__(self) -> str:
         state = "connected" if self.connected.is_set() else "not connected"

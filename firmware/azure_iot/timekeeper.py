@@ -122,9 +122,8 @@ class TimeKeeper:
         offered = None
         if self._sync is not None:
             try:
-                offered = self._sync()
-                if hasattr(offered, "send"):  # of an async function
-                    offered = await offered
+                found = self._sync()
+                offered = await found if hasattr(found, "send") else found
             except Exception as error:
                 log.warning("time server: %r", error)
         if self._trust is not None:

@@ -301,12 +301,50 @@ asyncio.run(main())
 """
 
 
+WHILE_FETCHING = """
+from azure_iot.core import HubConnection
+from azure_iot.twin import Twin
+class Link:
+    connected = asyncio.Event()
+async def main():
+    async def ready():
+        pass
+    async def publish(topic, body, qos):
+        out(topic)
+    link = Link()
+    link.connected.set()
+    link._twin = Twin(ready, publish, 3000, 16)
+    settling = asyncio.create_task(link._twin.refresh())
+    await asyncio.sleep_ms(20)
+    out(link._twin.on_desired(b'{"a":1,"$version":2}'))
+    again = asyncio.create_task(HubConnection._refresh_twin(link))
+    await asyncio.sleep_ms(20)
+    out("others run", link._twin.refreshing)
+    again = asyncio.create_task(HubConnection._refresh_twin(link))
+    await asyncio.sleep_ms(20)
+    again.cancel()
+    settling.cancel()
+    await asyncio.sleep_ms(20)
+    out(link._twin.refreshing)
+asyncio.run(main())
+"""
+
+
+def test_a_change_that_comes_while_the_twin_is_fetched_stops_nothing(device):
+    with device.start(WHILE_FETCHING, "fetching", limit=10) as process:
+        assert process.wait(8) == 0, process.text
+    asked = ["$iothub/twin/GET/?$rid=1"]
+    assert outputs(process.output) == [asked, [False], ["others run", False], [False]]
+
+
 def test_a_refused_twin_request_after_a_gap_is_made_again(device, emu):
     with device.start(GAP, "gap") as process:
         process.wait_for("desired", 20)
-        emu.fault({"action": "throttle", "device": "gap"})
+        emu.fault({"action": "throttle", "device": "gap", "seconds": 7.0})
         emu.patch_desired("gap", {"after": "gap"})
+        began = time.monotonic()
         process.wait_for('"after"', 20)
+        assert 7 <= time.monotonic() - began <= 7 * 1.5 + 2, "retry-after, and up to half more"
 
 
 ALONE = """

@@ -32,7 +32,7 @@ ACTIONS: dict[str, tuple[str, str | None, str]] = {
     "one_byte": ("out", None, "send the packet byte by byte, `seconds` apart"),
     "half_open": ("any", None, "stop reading and answering, keep the socket"),
     "status": ("reply", None, "answer a twin request with `code`"),
-    "throttle": ("reply", None, "answer a twin request with 429"),
+    "throttle": ("reply", None, "answer a twin request with 429, and `seconds` as retry-after"),
     "wrong_rid": ("reply", None, "answer with another request id"),
     "cut": ("tls", None, "cut the handshake after `bytes` bytes of the server's answer"),
     "mute": ("tls", None, "accept the TCP connection and say nothing"),

@@ -222,24 +222,27 @@ class Session:
             if fault.action == "wrong_rid":
                 self.reply_twin(200, f"{rid}-wrong", self.record.twin.for_device())
             else:
-                self._twin_error(rid, 429 if fault.action == "throttle" else fault.code)
+                status = 429 if fault.action == "throttle" else fault.code
+                self._twin_error(rid, status, retry_after=int(fault.seconds))
             return True
         if self.hub.take_twin():
             self._twin_error(rid, 429)
             return True
         return False
 
-    def _twin_error(self, rid: str, status: int, code: int = 0, text: str = "") -> None:
+    def _twin_error(
+        self, rid: str, status: int, code: int = 0, text: str = "", retry_after: int = 0
+    ) -> None:
         body: dict[str, Any] = {"errorCode": code or status * 1000 + 1}
         body["message"] = text or ("Throttled" if status == 429 else "Error")
         body["trackingId"] = f"{self.hub.engine.recorder.seq:08x}"
         self.hub.log("twin_error", identity=self.identity, status=status, text=body["message"])
-        self.reply_twin(status, rid, body)
+        self.reply_twin(status, rid, body, f"&retry-after={retry_after}" if retry_after else "")
 
-    def reply_twin(self, status: int, rid: str, body: Any) -> None:
+    def reply_twin(self, status: int, rid: str, body: Any, more: str = "") -> None:
         """Send a twin response to this connection and no other."""
         data = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
-        self._twin_publish(f"$iothub/twin/res/{status}/?$rid={rid}", data)
+        self._twin_publish(f"$iothub/twin/res/{status}/?$rid={rid}{more}", data)
 
     def _twin_publish(self, topic: str, body: bytes) -> None:
         self._send(TWIN_RESPONSES, topic, body)

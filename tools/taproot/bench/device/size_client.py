@@ -92,6 +92,9 @@ async def main():
     while (report["version"], report["state"]) != (2, "good"):
         await asyncio.sleep_ms(50)
         report = client.trust.report()
+    await client.connected.wait()
+    while client._settling is not None:  # what that loads is not this job's
+        await asyncio.sleep_ms(20)
     done("")
     kept = [name for name in jobs if name in sys.modules]
     print("RESULT", json.dumps({"jobs": jobs, "kept": kept, "held": held}))
