@@ -108,18 +108,20 @@ class Registration:
             return False
         if not status.isdigit():
             raise ProtocolError("DPS answered with a status that is no number", "dps")
-        body = _object(payload)
         after = query_value(query, "retry-after")
         self.wait_s = min(int(after), _MAX_WAIT_S) if after.isdigit() else _DEFAULT_WAIT_S
-        self._judge(int(status), body)
+        self._judge(int(status), payload)
         return True
 
-    def _judge(self, status: int, body: dict) -> None:
+    def _judge(self, status: int, payload: bytes) -> None:
         if status >= _RETRIABLE:
             # 429 and every 5xx: the same request again after the time the service asked for.
             return
-        if status >= 300:
-            _refuse(body.get("errorCode") or status * 1000, body.get("message") or "")
+        body = _object(payload)
+        if status >= 300:  # whatever it says beside that, or nothing: a refusal
+            _refuse(body or {}, "message", status * 1000)
+        if body is None:
+            raise ProtocolError("DPS answered with a body that is no JSON object", "dps")
         state = body.get("registrationState")
         state = state if isinstance(state, dict) else {}
         word = state.get("status") if state else None
@@ -138,7 +140,7 @@ class Registration:
                 % self.registration_id
             )
         if word == "failed" or word == "unassigned":
-            _refuse(state.get("errorCode") or 400000, state.get("errorMessage") or word)
+            _refuse(state, "errorMessage", 400000, word)
         raise ProtocolError("DPS answered with the unknown status %s" % repr(word)[:40], "dps")
 
     def _assigned(self, state: dict) -> None:
@@ -157,19 +159,20 @@ class Registration:
         self.result = Assignment(hub, device, state.get("substatus") or "", state.get("payload"))
 
 
-def _object(payload: bytes) -> dict:
+def _object(payload: bytes) -> "dict | None":
     try:
         body = json.loads(payload)
     except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        raise ProtocolError("DPS answered with a body that is no JSON object", "dps")
-    return body
+        return None
+    return body if isinstance(body, dict) else None
 
 
-def _refuse(code: int, message: str) -> None:
+def _refuse(body: dict, name: str, code: int, message: str = "") -> None:
+    given = body.get("errorCode")
+    if isinstance(given, int) and given:
+        code = given
     kind = code // 1000
-    text = "DPS refused (%s): %s" % (code, message)
+    text = "DPS refused (%d): %s" % (code, body.get(name) or message)
     if kind in (401, 403):
         raise CredentialError(
             text + "; the key or certificate does not fit the enrollment. A group's own key "
