@@ -23,6 +23,7 @@ POLICY = "registration"
 _RESULT = "$dps/registrations/res/"
 _RETRIABLE = const(429)
 _DEFAULT_WAIT_S = const(3)
+_MIN_WAIT_S = const(1)  # the service may say 0, and registering is billed
 _MAX_WAIT_S = const(300)
 _MAX_ID = const(128)
 
@@ -61,7 +62,13 @@ class Registration:
         self.operation = ""
         self.rid = 0
         self.wait_s = 0
+        self.status = 0  # of the last answer
         self.result = None
+
+    @property
+    def throttled(self) -> bool:
+        """Whether the last answer was no answer: the same request is to be made again, later."""
+        return self.status >= _RETRIABLE
 
     @property
     def user_name(self) -> str:
@@ -109,12 +116,14 @@ class Registration:
         if not status.isdigit():
             raise ProtocolError("DPS answered with a status that is no number", "dps")
         after = query_value(query, "retry-after")
-        self.wait_s = min(int(after), _MAX_WAIT_S) if after.isdigit() else _DEFAULT_WAIT_S
-        self._judge(int(status), payload)
+        wait_s = int(after) if after.isdigit() else _DEFAULT_WAIT_S
+        self.wait_s = min(max(wait_s, _MIN_WAIT_S), _MAX_WAIT_S)
+        self.status = int(status)
+        self._judge(self.status, payload)
         return True
 
     def _judge(self, status: int, payload: bytes) -> None:
-        if status >= _RETRIABLE:
+        if self.throttled:
             # 429 and every 5xx: the same request again after the time the service asked for.
             return
         body = _object(payload)

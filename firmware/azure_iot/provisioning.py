@@ -16,7 +16,7 @@ from micropython import const
 from . import dps, log
 from .backoff import first_window
 from .clock import default
-from .core import random32
+from .core import randbelow, random32
 from .dps import Assignment, Registration
 from .errors import (
     ConnectionFailedError,
@@ -33,6 +33,8 @@ _ANSWER_MS = const(30000)
 _CONNECT_S = const(60)
 _MAX_ANSWER = const(65536)
 _MOST_ANSWERS = const(60)
+_LONGEST_MS = const(300000)
+_POLL_MS = const(1000)
 _TOKEN_LIFE_S = const(3600)
 
 
@@ -130,15 +132,24 @@ class ProvisioningDeviceClient:
         Raises CredentialError (the enrollment refuses this device), ServiceError,
         ConnectionFailedError (no answer within `timeout_s`), ProtocolError, TrustError.
         """
-        try:
-            return await asyncio.wait_for(self._register(), self._timeout_s)
-        except asyncio.TimeoutError:
-            raise ConnectionFailedError(
-                "DPS gave no assignment within %d s" % self._timeout_s, "dps"
-            )
-
-    async def _register(self) -> Assignment:
         step = Registration(self.id_scope, self.registration_id, self.provisioning_payload)
+        try:
+            await asyncio.wait_for(self._register(step), self._timeout_s)
+        except asyncio.TimeoutError:
+            log.debug("the time for DPS is over")
+        if step.result is not None:
+            return step.result
+        if step.status:
+            raise ServiceError(
+                "DPS assigned no hub after %d requests, its last status is %d (202: still "
+                "assigning, 429: too many ask)" % (step.rid, step.status),
+                step.status,
+                step.wait_s,
+            )
+        raise ConnectionFailedError("DPS gave no answer within %d s" % self._timeout_s, "dps")
+
+    async def _register(self, step: Registration) -> None:
+        spread_ms = first_window(self._hint)
         mqtt = MQTTClient(
             self._open,
             self.registration_id,
@@ -161,12 +172,14 @@ class ProvisioningDeviceClient:
                 await self._ask(mqtt, step)
                 if step.result is not None:
                     log.info("DPS assigned %s", step.result.hub)
-                    return step.result
+                    return
                 wait_ms = step.wait_s * 1000
-                if not step.operation:  # throttled: a fleet that came together must not stay so
-                    wait_ms += random32() % first_window(self._hint)
+                if step.throttled:  # a fleet that came together must not stay so
+                    wait_ms += randbelow(spread_ms)
+                    spread_ms = max(spread_ms, min(spread_ms * 2, _LONGEST_MS))
+                else:
+                    spread_ms = _POLL_MS
                 await asyncio.sleep_ms(wait_ms)
-            raise ServiceError("DPS is still assigning after %d answers" % _MOST_ANSWERS, 202)
         except CredentialError as error:
             if str(error).startswith("CONNACK"):
                 raise CredentialError(
