@@ -14,7 +14,7 @@ from .backoff import Backoff, first_window
 from .client import IoTHubDeviceClient
 from .clock import default
 from .core import randbelow
-from .errors import AzureIoTError, CredentialError
+from .errors import AzureIoTError, CredentialError, ServiceError
 from .hub import cloud
 from .identity import check_host
 from .timekeeper import TimeKeeper
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from .dps import Assignment
+    from .provisioning import ProvisioningDeviceClient
 
 _NOT_SPOKEN = const(501)  # dps.py: the hub speaks what this firmware does not
 _WAIT_MS = const(10000)
@@ -46,7 +47,9 @@ async def provisioned_client(
 
     `config`: id_scope, registration_id, key (or a certificate), cloud, host, port, payload. The client
     registers anew by itself when the ladder says so. `failed(error)` hears of each attempt to connect to DPS
-    that failed. Raises CredentialError once the time is not to blame (T10).
+    that failed. What DPS refuses is logged, once in the same words, and asked again: the device may
+    be enrolled later. Raises CredentialError for a configuration that cannot work, ServiceError for
+    a hub that speaks what this firmware does not.
     """
     credential = certificate
     if credential is None:
@@ -61,7 +64,8 @@ async def provisioned_client(
     place = load_assignment(kv, config["id_scope"], config["registration_id"])
     clock = options.get("clock") or default()
     sync = options.get("sync_time")
-    blamed = repaired = False
+    checked = blamed = repaired = False
+    said = ""
 
     async def attempt() -> "Assignment":
         if blamed:
@@ -72,23 +76,35 @@ async def provisioned_client(
     backoff = Backoff(_WAIT_MS, _LONGEST_MS, randbelow, window_ms=window)
     while place is None:
         try:
+            if not checked:
+                _dps(config, credential, shared)
+                checked = True
             found = await _apart(attempt())
             place = found.hub, found.device_id
         except (AzureIoTError, MemoryError) as error:
             if failed is not None and isinstance(error, MemoryError):
                 failed(error)
             refused = isinstance(error, CredentialError)
-            known = repaired and (clock.synchronised or sync is None)
-            if refused and known or getattr(error, "status", 0) == _NOT_SPOKEN:
+            if refused and not checked or _is_final(error):
                 raise
             from .guard import is_about_time
 
             wait_ms = backoff.next()
-            log.warning("no assignment yet, again in %d ms: %r", wait_ms, error)
-            blamed = refused or is_about_time(error)
+            if str(error) != said:
+                said = str(error)
+                log.warning("no assignment yet, again in %d ms: %s", wait_ms, said)
+            known = repaired and (clock.synchronised or sync is None)
+            blamed = refused and not known or is_about_time(error)
             repaired = repaired or blamed
             await asyncio.sleep_ms(wait_ms)
     return IoTHubDeviceClient.from_credential(credential, *place, reprovision=register, **options)
+
+
+def _is_final(error: Exception) -> bool:
+    # With a time to ask again it is DPS itself that answered so.
+    return isinstance(error, ServiceError) and (
+        error.status == _NOT_SPOKEN and error.retry_after is None
+    )
 
 
 async def _apart(work: "Awaitable") -> object:
@@ -140,19 +156,21 @@ def _host(config: dict) -> str:
     return host
 
 
+def _dps(config: dict, credential: object, shared: dict) -> "ProvisioningDeviceClient":
+    from .provisioning import ProvisioningDeviceClient
+
+    name = config["registration_id"]
+    if not hasattr(credential, "token"):
+        credential.check(credential.not_before, name)  # the name alone: the time may be wrong yet
+    return ProvisioningDeviceClient(
+        _host(config), name, config["id_scope"], credential, port=config.get("port", 0), **shared
+    )
+
+
 async def _register(
     config: dict, credential: object, kv: object, shared: dict, failed: "Callable | None"
 ) -> "Assignment":
-    from .provisioning import ProvisioningDeviceClient
-
-    dps = ProvisioningDeviceClient(
-        _host(config),
-        config["registration_id"],
-        config["id_scope"],
-        credential,
-        port=config.get("port", 0),
-        **shared,
-    )
+    dps = _dps(config, credential, shared)
     dps.provisioning_payload = config.get("payload")
     dps.on_connect_failed = failed
     try:

@@ -73,11 +73,23 @@ CASES = (
     ),
     Case(
         "group-key", "the DPS group key used as device key",
-        lambda f: _dps(f), "CredentialError", ("group's own key", "taproot dps-key"),
+        lambda f: _dps(f), "log", ("no assignment yet", "group's own key", "taproot dps-key"),
         "derive a key per device with `taproot dps-key`, on the operator's side",
         prepare=lambda emu, device: emu.enroll(
             "first-line", group=True, primary_key="Z3JvdXAga2V5IG9mIHRoaXJ0eS10d28gYnl0ZXMuLi4="
         ),
+    ),
+    Case(
+        "not-enrolled", "the device is not enrolled at DPS yet",
+        lambda f: _dps(f, registration_id="first-nobody"),
+        "log", ("no assignment yet", "does not fit the enrollment"),
+        "enroll it: the device asks again by itself, within five minutes at most",
+    ),
+    Case(
+        "scope-as-word", "something else in the place of the id scope",
+        lambda f: _dps(f, id_scope="my-dps.azure-devices-provisioning.net"),
+        "CredentialError", ("is not an id scope", "it reads like 0ne00A1B2C3"),
+        "take the id scope from the overview of the DPS instance",
     ),
     Case(
         "cut-key", "a key that was cut",

@@ -435,3 +435,69 @@ def test_retry_after_zero_is_a_pause_and_the_last_status_is_named(device, emu, s
     waits = [wait for wait in waits if wait != LOOK_MS]
     assert len(waits) == 60 and min(waits) >= 1000
     assert (max(waits) > 60_000) == bool(on), "ever later, if it is no answer"
+
+
+EARLY = """
+nap = asyncio.sleep_ms
+asyncio.sleep_ms = lambda ms: nap(min(ms, 200))
+from azure_iot.agent import Agent
+from azure_iot.unix.platform import Platform
+from azure_iot import assignment
+register, asked = assignment._register, 0
+async def counted(*args):
+    global asked
+    asked += 1
+    print("asked", asked, "times")
+    return await register(*args)
+assignment._register = counted
+async def app(client):
+    await client._mqtt.connected.wait()
+    out("connected")
+    await nap(60000)
+asyncio.run(Agent(Platform({
+    "dps": {"id_scope": F["scope"], "registration_id": F["device_id"], "key": F["key"],
+            "host": "localhost", "port": F["port"]}, "roots": ["root.der"],
+    "client": {"port": F["port"], "https_port": F["https"]}})).run(app))
+"""
+
+
+@pytest.mark.parametrize("kind", ["unknown", "unknown-connack", "disabled"])
+def test_a_device_that_starts_before_it_is_enrolled_connects_once_it_is(
+    tmp_path, hub_leaf, hub_root, kind
+):
+    with running(EmulatorConfig(chain=hub_leaf)) as emu:
+        if kind == "disabled":
+            emu.enroll("early", primary_key=KEY, enabled=False)
+        if kind == "unknown-connack":
+            emu.emulator.dps.bad_key = "connack"
+        device = Device(tmp_path, emu, hub_root)
+        with device.start(EARLY, "early", cs="", scope=SCOPE, key=KEY) as process:
+            process.wait_for("no assignment yet", 20)
+            process.wait_for("asked 4 times", 20)
+            emu.enroll("early", primary_key=KEY)
+            process.wait_for("connected", 20)
+        assert process.text.count("no assignment yet") == 1, "once in the same words"
+
+
+LEAF_OF_ANOTHER = """
+from azure_iot import X509Certificate, CredentialError
+from azure_iot.assignment import provisioned_client
+from azure_iot.unix.platform import FileKV
+async def main():
+    read = lambda name: open(name, "rb").read()
+    try:
+        await provisioned_client({"id_scope": F["scope"], "registration_id": "mine",
+            "host": "localhost", "port": F["port"]}, X509Certificate(read("leaf"), read("key")),
+            FileKV("."), {"roots": roots})
+    except CredentialError as error:
+        out(str(error))
+asyncio.run(main())
+"""
+
+
+def test_the_certificate_of_another_device_is_named_before_dps_is_asked(device, ca):
+    leaf = ca.leaf("theirs", key="p256", client=True)
+    (device.folder / "leaf").write_text(leaf.pem)
+    (device.folder / "key").write_text(leaf.key_pem)
+    ((words,),) = device.run(LEAF_OF_ANOTHER, "mine", cs="", scope=SCOPE, limit=8)
+    assert 'is for "theirs", the device is "mine"' in words

@@ -162,8 +162,11 @@ def test_a_first_start_without_the_time_gets_it_and_is_provisioned(
         assert asked == silent + 1
 
 
-def test_a_wrong_key_is_named_once_the_time_is_not_to_blame(device, emu):
+def test_a_wrong_key_is_named_once_and_the_device_asks_again(device, emu):
     emu.enroll("wrong-key", primary_key=base64.b64encode(b"j" * 32).decode())
     facts = {"trust": False, "silent": 0, "start": 946684800, "scope": SCOPE, "key": KEY}
-    out = device.run(FIRST, "wrong-key", cs="", limit=40, **facts)
-    assert out[0][0] == "CredentialError" and "DPS refused" in out[0][1]
+    with device.start(FIRST, "wrong-key", cs="", limit=40, **facts) as process:
+        process.wait_for("DPS refused (401002)", 20)
+        for _ in range(3):
+            process.wait_for("mqtt: stopped", 20)
+    assert process.text.count("DPS refused") == 1
