@@ -88,6 +88,7 @@ class Agent:
 
         platform = self.platform
         config = platform.config
+        bringup.check(config)
         gc.collect()
         gc.threshold(_GC_THRESHOLD)
         self._feeder = asyncio.create_task(forever(self._feed))

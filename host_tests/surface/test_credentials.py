@@ -229,3 +229,45 @@ def test_a_key_pasted_where_its_path_belongs_is_not_shown(device, ca):
     (said,) = device.run(PASTED, "pasted", cs="", key=pem)[0]
     assert said.startswith("cannot read ") and len(said) < 90
     assert not [line for line in pem.splitlines()[2:] if line in said]
+
+
+STARTED = """
+from azure_iot.agent import Agent
+from azure_iot.errors import CredentialError
+from azure_iot.unix.platform import Platform
+async def main():
+    for config in F["configs"]:
+        try:
+            await Agent(Platform(dict({"roots": ["root.der"]}, **config))).start()
+            out("started")
+        except CredentialError as error:
+            out(str(error))
+asyncio.run(main())
+"""
+
+
+def test_a_mistake_in_the_configuration_names_its_field(device):
+    key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+    text = f"HostName=localhost;DeviceId=d;SharedAccessKey={key}"
+    dps = {"id_scope": "0ne00000001", "registration_id": "d", "key": key, "host": "localhost"}
+    cases = [
+        *[({"dps": {**dps, name: None}}, f'"dps.{name}" as a text; there is none')
+          for name in ("id_scope", "registration_id", "key")],
+        ({"dps": {**dps, "key": 5}}, '"dps.key" as a text; it is another kind'),
+        ({"dps": "0ne00000001"}, '"dps" as an object {…}; it is another kind'),
+        ({"dps": {}}, '"dps.id_scope"'),
+        ({"dps": {**dps, "host": 5}}, '"client" or "dps"'),
+        ({"dps": dps, "certificate": "leaf"}, '"key" as a text; there is none'),
+        ({"connection_string": text, "certificate": "leaf"}, '"key" as a text; there is none'),
+        ({"connection_string": 5}, '"connection_string" as a text'),
+        ({"connection_string": ""}, '"connection_string" as a text'),
+        ({"connection_string": text, "client": {"prot": 1}}, "'prot'"),
+        ({"connection_string": text, "client": "8883"}, '"client" as an object'),
+        ({"connection_string": text, "roots": "root.der"}, '"roots" as a list'),
+        ({"connection_string": text, "roots": [1]}, 'cannot read "1"'),
+        ({}, "neither connection_string nor dps"),
+    ]  # fmt: skip
+    out = device.run(STARTED, "fields", cs="", configs=[config for config, _ in cases])
+    for (words,), (config, part) in zip(out, cases, strict=True):
+        assert part in words, config
+        assert key not in words
