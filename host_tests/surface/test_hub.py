@@ -1,5 +1,7 @@
 """The hub client against the emulator: telemetry, twin, methods, C2D."""
 
+import time
+
 from support.surface import outputs
 
 TELEMETRY = """
