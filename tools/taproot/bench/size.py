@@ -44,7 +44,7 @@ PARTS = {
     "https_upload": ("https", "upload", "external"),
     "websocket": ("websocket",),
     "x509": ("x509", "keymaterial"),
-    "agent": ("agent", "bringup", "upkeep", "updater", "managed", "arrivals", "quiet", "transient",
+    "agent": ("agent", "bringup", "configuration", "upkeep", "updater", "managed", "arrivals", "quiet", "transient",
               "forever", "esp32", "esp32.*", "unix", "unix.*"),
     "c2d_modules_pnp": ("c2d", "module", "pnp"),
 }  # fmt: skip
