@@ -22,6 +22,7 @@ def _in_flash() -> None:
     import azure_iot.c2d
     import azure_iot.client
     import azure_iot.clock
+    import azure_iot.configuration
     import azure_iot.connection_string
     import azure_iot.core
     import azure_iot.credentials

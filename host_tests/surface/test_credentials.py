@@ -271,3 +271,39 @@ def test_a_mistake_in_the_configuration_names_its_field(device):
     for (words,), (config, part) in zip(out, cases, strict=True):
         assert part in words, config
         assert key not in words
+
+
+CUT = """
+from azure_iot.errors import CredentialError
+from azure_iot.unix.platform import Platform
+def config(data):
+    with open("device.json", "wb") as file:
+        file.write(data)
+    try:
+        return Platform("device.json").config
+    except CredentialError as error:
+        return str(error)
+text = json.dumps(F["config"]).encode()
+out(config(text), config(b"  " + text + b"\\n"))
+out([n for n in range(len(text)) if not isinstance(config(text[:n]), str)])
+words = {config(text[:n]) for n in range(len(text))}
+out([word for word in words if "cut" not in word])
+out(config(b"[1]"), config(b"5"), config(text + b"}"), config(text + b","))
+out("azure_iot.configuration" in sys.modules)
+"""
+
+
+def test_a_configuration_file_that_was_cut_is_refused_wherever_it_was(device):
+    """MicroPython's parser takes `{"a": 1` for whole: a device would start without its options."""
+    config = {
+        "connection_string": "HostName=h;DeviceId=d;SharedAccessKey=abc=",
+        "update_agent": False,
+        "channels": ["inbox"],
+        "wifi_key": '} ü \\ "{',
+        "client": {"port": 8883},
+    }
+    whole, accepted, other, wrong, loaded = device.run(CUT, "cut", cs="", config=config)
+    assert whole == [config, config]
+    assert accepted == [[]] and other == [[]]
+    assert all("no JSON" in words for words in wrong)
+    assert loaded == [False]

@@ -9,12 +9,10 @@ Source: contracts.md section 5. Not yet run on hardware.
 watchdog_s (0 = off, the default: a watchdog cannot be stopped and would end a REPL session).
 """
 
-import json
-
 import machine
 
 from azure_iot.clock import Clock
-from azure_iot.errors import CredentialError
+from azure_iot.transient import Transient
 
 from . import sntp, wlan
 from .nvs import NVSMirror, NVSStore
@@ -71,11 +69,7 @@ def _set_rtc(unix_seconds: int) -> None:
 
 
 def _read(path: str) -> dict:
-    try:
-        with open(path) as file:
-            config = json.load(file)
-    except (OSError, ValueError) as error:
-        raise CredentialError("the configuration file %s cannot be read" % path, error)
-    if not isinstance(config, dict):
-        raise CredentialError("the configuration file %s holds no JSON object" % path)
-    return config
+    with Transient():
+        from azure_iot.configuration import read
+
+        return read(path)

@@ -7,13 +7,12 @@ the configuration says otherwise. Source: contracts.md section 5.
     platform = Platform("device.json")
 """
 
-import json
 import os
 
 from micropython import const
 
 from azure_iot.clock import Clock, default
-from azure_iot.errors import CredentialError
+from azure_iot.transient import Transient
 
 _MAX_VALUE = const(4096)
 
@@ -94,13 +93,7 @@ class Platform:
 
 
 def _read(path: str) -> dict:
-    try:
-        with open(path) as file:
-            config = json.load(file)
-    except OSError as error:
-        raise CredentialError("no configuration file %s" % path, error)
-    except ValueError as error:
-        raise CredentialError("the configuration file %s is no JSON" % path, error)
-    if not isinstance(config, dict):
-        raise CredentialError("the configuration file %s holds no JSON object" % path)
-    return config
+    with Transient():
+        from azure_iot.configuration import read
+
+        return read(path)

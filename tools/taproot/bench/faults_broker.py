@@ -124,7 +124,8 @@ def _kill_in_flight(world: World) -> tuple[Any, ...]:
     ok = ok and duplicates(out) <= allowed and duplicates(came) <= allowed
     seen = (
         f"{broker.kills} kills, {run.stats.get('hit', 0)} of them with messages in flight "
-        f"({resent} sent again); out {len(set(out))}/{n}, in {len(set(came))}/{n}"
+        f"({resent} sent again); out {len(set(out))}/{n}, {duplicates(out)} twice, in "
+        f"{len(set(came))}/{n}, {duplicates(came)} twice, in order {ordered}, ended {run.done}"
     )
     if world.scale == 1:
         ok = ok and run.stats.get("hit", 0) >= 10

@@ -12,6 +12,7 @@ import ast
 import json
 import ssl
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from graphlib import TopologicalSorter
@@ -27,6 +28,7 @@ from taproot.checks import sizes
 from taproot.checks.imports import imports
 from taproot.console import UsageFailed
 from taproot.emulator import EmulatorConfig, running
+from taproot.emulator.run import Running
 from taproot.trust import package as packages
 from taproot.trust.fleet import Fleet
 
@@ -77,7 +79,7 @@ def _client(folder: Path) -> Any:
                  "https_port": emu.https_port,
                  "limit_s": _LIMIT_S, "mqtt": {"fleet_size_hint": 1}}  # fmt: skip
         return _run(folder, asked, {
-            "method": lambda: emu.invoke_method(DEVICE, "ping", 1, timeout_s=10),
+            "method": lambda: _call(emu),
             "trust": lambda: emu.patch_desired(DEVICE, wish),
         })  # fmt: skip
 
@@ -90,6 +92,15 @@ def _sources() -> dict[str, Path]:
         parts = path.relative_to(firmware).with_suffix("").parts
         found[".".join(parts).removesuffix(".__init__")] = path
     return found
+
+
+def _call(emu: Running) -> None:
+    """Call the client's method; its subscription may come a moment later."""
+    for _ in range(20):
+        if emu.invoke_method(DEVICE, "ping", 1, timeout_s=10).status == 200:
+            return
+        time.sleep(0.2)
+    raise UsageFailed("the client answers no method")
 
 
 def _in_order(names: Iterable[str], sources: dict[str, Path]) -> list[str]:

@@ -24,7 +24,7 @@ FORBIDDEN = frozenset(
 # The pure modules. `trust.*` knows stores and clocks only as objects passed in.
 PURE = (
     "errors", "log", "transient", "backoff", "bag", "dates", "deadlines", "large", "desired", "identity", "credentials",
-    "external", "connection_string", "keymaterial", "sas", "hub", "dps",
+    "external", "configuration", "connection_string", "keymaterial", "sas", "hub", "dps",
     "mqtt.packet", "mqtt.session", "mqtt.sending", "mqtt.receiving", "mqtt.words", "mqtt",
     "tls.profile", "tls.planner", "tls.sessions", "tls.presented", "tls",
     "trust", "trust.errors", "trust.jws", "trust.rsa", "trust.der", "trust.bundle", "trust.scan",
@@ -34,7 +34,7 @@ PURE = (
 
 # These three know nothing of Azure, so that each could be a package of its own.
 AZURE = (
-    "identity", "credentials", "external", "connection_string", "keymaterial", "hub", "dps", "client", "provisioning",
+    "identity", "credentials", "external", "configuration", "connection_string", "keymaterial", "hub", "dps", "client", "provisioning",
     "assignment", "agent", "bringup", "twin", "methods", "c2d", "large", "desired",
     "updater", "link", "report", "upload", "x509", "core", "managed", "module", "guard", "ladder",
     "timekeeper", "upkeep", "arrivals", "pnp", "quiet",
