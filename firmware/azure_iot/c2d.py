@@ -8,11 +8,12 @@ the handler, or by asking an iterator for the next one. Then its PUBACK goes out
 ends first, the hub sends everything unacknowledged again: what still waited here is forgotten, and
 a message that was being handled is recognised when it comes back, so it is not handled twice:
 with DUP, its packet id and the same bytes (MQTT-3.3.1-1, MQTT-4.4.0-1), on the next connection.
-Anything else is another message, however equal.
-What finds the inbox full stays at the hub, and whatever comes after it, so that the order is kept; so
-does what a handler failed at. It comes with the next connection, which is made as soon as the inbox is
-empty: a second later, but after a failure 5 s, and twice as long each time, up to an hour. After a restart of the device, or from a hub
+Anything else is another message, however equal. After a restart of the device, or from a hub
 that does not say DUP, it may be handled twice: at least once, look at `message_id`.
+
+What finds no room, and all that follows it, is left at the hub, so that the order stays; when
+everything here is done, the client connects anew to get it. A message whose handler failed is
+left there, too: for it the client connects anew after 15 s, twice as long after each failure.
 """
 
 import asyncio
@@ -20,11 +21,12 @@ import asyncio
 from micropython import const
 
 from . import hub, log
+from .errors import QueueFullError
 from .inbox import Inbox
 
 _REMEMBERED = const(4)
-_PAUSE_S = const(5)
-_LONGEST_S = const(3600)
+_PAUSE_MS = const(15000)
+_LONGEST_MS = const(3600000)
 
 
 class _Held:
@@ -36,22 +38,22 @@ class _Held:
 
 
 class C2D:
-    """The way of messages to one handler, or to whoever iterates.
+    """The way of messages to one handler, or to whoever iterates; `acknowledge(pid)` is MQTT's.
 
-    `acknowledge(pid)` is MQTT's, `again(why)` makes a new connection.
+    `reconnect()` has the hub send again what was left there.
     """
 
     def __init__(
-        self, inbox_size: int, acknowledge: object, session: object, again: object
+        self, inbox_size: int, acknowledge: object, session: object, reconnect: object
     ) -> None:
         self.handler = None
         self.sink = None  # (message, size) -> where a large body goes
         self.inbox = Inbox(inbox_size)
+        self.pause_ms = _PAUSE_MS
         self._size = inbox_size
-        self._full = self._left = False  # the hub has something that comes again
-        self._pause_s = _PAUSE_S
-        self._caller = None
-        self._again = again
+        self._reconnect = reconnect
+        self._retry = None
+        self._left = self._failing = self._took = False  # on this connection
         self._acknowledge = acknowledge
         self._session = session  # MQTT's: tells DUP
         self._open = []
@@ -61,6 +63,8 @@ class C2D:
 
     def stream(self, found: tuple, size: int, pid: int) -> "object | None":
         """Give the sink for a large message; None: the application does not want it."""
+        if self._refuses():
+            raise QueueFullError("the inbox is full: the message stays at the hub")
         sink = self.sink(hub.message_from_bag(found[-1], b""), size)
         if sink is None:
             return None
@@ -83,9 +87,7 @@ class C2D:
                     self._stale.remove(held)
                     self._open.append(held)
                     return False
-        if self._full or len(self.inbox) >= self._size:
-            self._full = self._left = True
-            self.inbox.drops += 1
+        if self._refuses():
             return False
         message = hub.message_from_bag(found[-1], data)
         if found[0] == hub.INPUT:
@@ -93,9 +95,35 @@ class C2D:
         held = _Held(message, mark)
         self._open.append(held)
         self.inbox.put(held)
-        if self.handler is not None and self._worker is None:
+        if self.handler is not None and (self._worker is None or self._worker.done()):
             self._worker = asyncio.create_task(self._work())
         return False
+
+    def _refuses(self) -> bool:
+        """Tell whether a message has to stay at the hub: not acknowledged, it comes again."""
+        if self._left or len(self.inbox) >= self._size:
+            self._left = True
+            self.inbox.drops += 1
+        return self._left
+
+    def _look(self) -> None:
+        """Connect anew when everything here is done and something was left at the hub."""
+        if self._open:
+            return
+        pause = 0
+        if not self._left or not self._took:
+            if not self._failing or self._retry is not None:
+                return
+            pause = self.pause_ms
+            self.pause_ms = min(2 * pause, _LONGEST_MS)
+        if self._retry is not None:
+            self._retry.cancel()
+        self._retry = asyncio.create_task(self._again(pause))
+
+    async def _again(self, pause: int) -> None:
+        await asyncio.sleep_ms(pause)
+        self._retry = None
+        self._reconnect()
 
     def on_disconnected(self) -> None:
         """Forget what nobody took yet; the hub sends it again."""
@@ -108,58 +136,47 @@ class C2D:
         self._stale = self._open  # what did not come again by now is unknown to the hub
         self._open = []
         self._done = []
-        self._full = self._left = False
+        self._left = self._failing = self._took = False
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
 
     def begin_anew(self) -> None:
         """Forget who worked on messages: their asyncio.run has ended."""
+        self._retry = None
         self.on_disconnected()
         self._stale = []  # what they had comes again, to be handled
-        self._worker = self._caller = None
+        self._worker = None
 
     def accept(self, held: _Held) -> None:
         """Acknowledge, or remember it for when it comes again."""
         if held in self._open:
             self._open.remove(held)
             self._acknowledge(held.mark[0])
+            self._took = True
+            if not self._failing:
+                self.pause_ms = _PAUSE_MS
+            self._look()
         elif held in self._stale:
             self._stale.remove(held)
             self._done.append(held.mark)
             if len(self._done) > _REMEMBERED:
                 self._done.pop(0)
-        self._next()
-
-    def _next(self) -> None:
-        """Have what stayed at the hub come again, when nothing waits here."""
-        if len(self.inbox):
-            return
-        if not self._left:
-            self._pause_s = _PAUSE_S
-        elif self._caller is None:
-            self._caller = asyncio.create_task(self._call())
-
-    async def _call(self) -> None:
-        if self._full:
-            await asyncio.sleep(1)
-        else:
-            await asyncio.sleep(self._pause_s)
-            self._pause_s = min(self._pause_s * 2, _LONGEST_S)
-        self._caller = None
-        if self._left:
-            self._again("messages wait at the hub")
 
     def _failed(self, held: _Held) -> None:
-        for place in (self._open, self._stale):
-            if held in place:
-                place.remove(held)
-        self._left = True
-        self._next()
+        if held in self._open:
+            self._open.remove(held)
+            self._failing = True
+            self._look()
+        elif held in self._stale:
+            self._stale.remove(held)
 
     async def _work(self) -> None:
         while True:
             held = await self.inbox.get()
             try:
                 work = self.handler(held.message)
-                if hasattr(work, "send"):  # a coroutine
+                if hasattr(work, "send"):  # of an async function
                     await work
             except (Exception, asyncio.CancelledError) as error:  # of a task that it awaited
                 log.error("the message handler failed: %s", repr(error))

@@ -208,7 +208,8 @@ class IoTHubDeviceClient(ManagedConnection):
 
         Topic `devices/{device}/messages/devicebound/{properties}`, QoS 1. The hub gets its PUBACK only after the handler returned; if it raises, the message stays
         in the hub's queue and comes again with the next connection, which is made for it:
-        after 5 s, then twice as long each time, up to an hour. A message larger than the
+        after 15 s, then twice as long each time, up to an hour. What finds `inbox_size` messages
+        waiting stays there, too, until they are done. A message larger than the
         input buffer (4 KB) goes into `sink(message, size)`, an object with `write(memoryview)`,
         `close()` and `abort()` that is then the handler's `message.data`; None: not wanted.
         """

@@ -400,7 +400,10 @@ class HubConnection:
             from .c2d import C2D
 
             self._c2d = C2D(
-                self._options[1], self._mqtt.acknowledge, self._mqtt.session, self._reconnect_soon
+                self._options[1],
+                self._mqtt.acknowledge,
+                self._mqtt.session,
+                lambda: self._reconnect_soon("messages wait at the hub"),
             )
         return self._c2d
 

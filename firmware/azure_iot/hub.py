@@ -255,7 +255,7 @@ def _require_json(value: object) -> None:
             if not isinstance(key, (str, int)):
                 raise ValueError("JSON: %s as a key" % type(key))
             _require_json(value[key])
-    elif isinstance(value, (list, tuple)):
+    elif type(value) in (list, tuple):  # a named tuple would be written as Name(a=1)
         for one in value:
             _require_json(one)
     elif isinstance(value, float):

@@ -11,7 +11,7 @@ import json
 from micropython import const
 
 from . import hub, log
-from .errors import AzureIoTError, ServiceError
+from .errors import ServiceError
 from .inbox import Inbox
 
 _MOST_AT_ONCE = const(4)
@@ -118,12 +118,13 @@ class Methods:
     def _answer(self, request: MethodRequest, status: int, body: object) -> None:
         asyncio.create_task(self._respond(request, status, body))
 
-    async def _respond(self, request: MethodRequest, status: int, body: object) -> None:
+    async def _respond(
+        self, request: MethodRequest, status: int, body: object, last: bool = False
+    ) -> None:
         try:
             await request.respond(status, body)
-        except (AzureIoTError, ValueError) as error:
-            log.warning("the answer to method %s was not sent: %s", request.name, error)
-            if not request.answered:
-                large = isinstance(error, AzureIoTError)
-                what = {"error": "the answer is too large" if large else "the answer is no JSON"}
-                await self._respond(request, _FAILED, what)
+        except Exception as error:
+            log.warning("the answer to method %s was not sent: %r", request.name, error)
+            if not request.answered and not last:
+                why = "no JSON" if isinstance(error, ValueError) else "too large"
+                await self._respond(request, _FAILED, {"error": "the answer is %s" % why}, True)

@@ -540,6 +540,7 @@ def test_a_planned_renewal_lets_twin_requests_end(device, emu):
 
 
 PLAIN = """
+from collections import namedtuple
 from azure_iot import IoTHubDeviceClient, Message, SasProvider
 class Thing:
     pass
@@ -556,6 +557,7 @@ async def main():
     loop = []
     loop.append(loop)
     bodies = {"set": {1, 2}, "thing": Thing(), "nan": float("nan"), "bytes": b"a", "loop": loop,
+        "named": namedtuple("N", ("a", "b"))(1, "x"),
         "good": {"a": [1, 2.5, None, True, "x"]}}
     client.on_method("plain", lambda payload: (200, {"got": payload}))
     client.on_method("body", lambda payload: (200, bodies[payload]))
@@ -593,7 +595,7 @@ def test_handlers_may_be_plain_functions_and_what_is_no_json_is_not_sent(device,
         for n in range(6):  # more than there are places
             answer = emu.invoke_method("plain", "plain", n, timeout_s=10)
             assert (answer.status, answer.payload) == (200, {"got": n})
-        for name in ("set", "thing", "nan", "bytes", "loop"):
+        for name in ("set", "thing", "nan", "bytes", "loop", "named"):
             answer = emu.invoke_method("plain", "body", name, timeout_s=10)
             assert answer.status == 500 and answer.payload == {"error": "the answer is no JSON"}
         answer = emu.invoke_method("plain", "body", "good", timeout_s=10)
@@ -610,40 +612,79 @@ def test_handlers_may_be_plain_functions_and_what_is_no_json_is_not_sent(device,
     assert len([o for o in found if o[0] == "c2d"]) == 1
 
 
-MANY = """
+LEFT = """
 from azure_iot import IoTHubDeviceClient
 async def main():
     client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"],
-        inbox_size=3, fleet_size_hint=1)
-    got, failed = [], []
-    async def handler(message):
+        inbox_size=3)
+    seen = []
+    async def handle(message):
         await asyncio.sleep_ms(20)
-        if message.data == b"4" and not failed:
-            failed.append(1)
-            raise RuntimeError("once")
-        got.append(int(message.data))
-    client.on_c2d(handler)
+        seen.append(message.data.decode())
+    async def iterate():
+        async for message in messages:
+            await handle(message)
+    if F["iterates"]:
+        messages = client.c2d_messages()
+    else:
+        client.on_c2d(handle)
     async with client:
-        while len(got) < 11:
-            await asyncio.sleep_ms(50)
-    out(got, client.stats["c2d_drops"] > 0)
+        if F["iterates"]:
+            task = asyncio.create_task(iterate())
+        await client.get_twin()
+        out("ready")
+        while len(seen) < 11:
+            await asyncio.sleep_ms(20)
+        await asyncio.sleep_ms(500)
+        out(seen, client.stats["c2d_drops"] > 0, client.stats["connects"])
 asyncio.run(main())
 """
 
 
-def test_messages_beyond_the_inbox_come_soon_and_in_order(device, emu):
-    record = emu.add_device("many")
-    with device.start(
-        MANY.replace("while len(got) < 11", "while len(got) < 0"),
-        "many",
-        cs=record.connection_string,
-    ) as process:
-        assert process.wait(20) == 0  # the hub knows its subscription now
-    for n in range(11):
-        emu.send_c2d("many", b"%d" % n)
-    with device.start(MANY, "many", cs=record.connection_string) as process:
-        assert process.wait(60) == 0, process.text
-    got, dropped = outputs(process.output)[-1]
-    assert dropped and sorted(got) == list(range(11))
-    got.remove(4)  # the one that failed at first
-    assert got == sorted(got)
+@pytest.mark.parametrize("iterates", [False, True])
+def test_what_found_no_room_is_fetched_from_the_hub_in_its_order(device, emu, iterates):
+    name = "left-%s" % iterates
+    with device.start(LEFT, name, iterates=iterates, limit=30) as process:
+        process.wait_for("ready", 20)
+        for n in range(11):
+            emu.send_c2d(name, b"%d" % n)
+        assert process.wait(15) == 0, process.text
+    seen, dropped, connects = outputs(process.output)[-1]
+    assert seen == [str(n) for n in range(11)]
+    assert dropped and connects <= 4
+    assert not emu.emulator.hub.registry.get(name).queue.letters
+
+
+FAILS = """
+from azure_iot import IoTHubDeviceClient
+async def main():
+    client = IoTHubDeviceClient.from_connection_string(F["cs"], roots=roots, port=F["port"])
+    times = []
+    def handle(message):
+        times.append(client.clock.ticks_ms())
+        if len(times) < 4:
+            raise ValueError("not now")
+        out("handled", message.data.decode())
+    client.on_c2d(handle)
+    async with client:
+        usual, client._c2d.pause_ms = client._c2d.pause_ms, 300
+        out("ready")
+        while len(times) < 4:
+            await asyncio.sleep_ms(20)
+        await asyncio.sleep_ms(300)
+        out([b - a for a, b in zip(times, times[1:])], usual, client._c2d.pause_ms)
+asyncio.run(main())
+"""
+
+
+def test_a_failed_message_is_fetched_again_after_a_growing_pause(device, emu):
+    with device.start(FAILS, "fails", limit=30) as process:
+        process.wait_for("ready", 20)
+        emu.send_c2d("fails", b"x")
+        assert process.wait(20) == 0, process.text
+    _, handled, (pauses, usual, now) = outputs(process.output)
+    assert handled == ["handled", "x"]
+    for n, pause in enumerate(pauses):
+        assert 300 << n <= pause < (300 << n) + 1000, pauses
+    assert usual == now == 15000
+    assert not emu.emulator.hub.registry.get("fails").queue.letters

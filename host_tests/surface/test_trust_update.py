@@ -551,6 +551,7 @@ async def app(client):
         if client.stats.get("handler_errors", 0) == 2 and F["case"] == "short":
             out("left")
             await client._mqtt.reconnect()
+            F["case"] = "left"
         await asyncio.sleep_ms(500)
 agent = Agent(Platform({
     "connection_string": F["cs"], "factory_folder": "factory", "trust_folder": "trust",
