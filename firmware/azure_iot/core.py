@@ -347,7 +347,8 @@ class HubConnection:
                 while left and self._is_asked():  # what is being answered would be lost
                     left -= 1
                     await asyncio.sleep_ms(100)
-                await self._mqtt.reconnect()
+                if self._renewing:  # else the link ended by itself: the next one has a new token
+                    await self._mqtt.reconnect()
             else:
                 await asyncio.sleep_ms(500)
 

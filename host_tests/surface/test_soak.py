@@ -35,7 +35,7 @@ async def main():
              "host": "127.0.0.1", "port": F["port"]}
     client = await provisioned_client(where, None, FileKV("."), dict(roots=roots, port=F["port"],
         sas_life_s=10, clock=clock, sync_time=sync, https_port=F["https"],
-        mqtt={"backoff": Backoff(200, 3000, randbelow)}))
+        fleet_size_hint=3, mqtt={"backoff": Backoff(200, 3000, randbelow)}))
     await client.start()
     number = 0
     full = 0
