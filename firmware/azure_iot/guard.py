@@ -102,12 +102,15 @@ class Guard:
             await self.keeper.repair(link.identity.gateway, link.context())
         if action == REPROVISION and self.reprovision is not None:
             log.info("asking DPS for the assignment")
+            proven = self.keeper.proven
             try:
                 link.retarget(await self.reprovision())
             except AzureIoTError as error:
                 log.warning("no new assignment: %s", error)
-                if isinstance(error, (ConnectionFailedError, ConnectionDroppedError)):
-                    self._action = REPROVISION  # it never got there: due again
+                moved = proven and not self.keeper.proven and isinstance(error, CredentialError)
+                if moved or isinstance(error, (ConnectionFailedError, ConnectionDroppedError)):
+                    # It never got there, or with a clock that was moved meanwhile: due again.
+                    self._action = REPROVISION
             except MemoryError:
                 self._action = REPROVISION
                 raise

@@ -127,12 +127,12 @@ class Uploader:
                 at += n
             # Equal length for all ids of a blob; the characters need no encoding.
             ids.append("%08d" % len(ids))
-            await self._block_out("%s&comp=block&blockid=%s" % (base, ids[-1]), view)
+            await self._put_block("%s&comp=block&blockid=%s" % (base, ids[-1]), view)
             left -= len(view)
         body = "<BlockList>%s</BlockList>" % "".join(["<Latest>%s</Latest>" % i for i in ids])
-        await self._block_out(base + "&comp=blocklist", body.encode())
+        await self._put_block(base + "&comp=blocklist", body.encode())
 
-    def _block_out(self, url: str, body: "bytes | memoryview") -> "Awaitable":
+    def _put_block(self, url: str, body: "bytes | memoryview") -> "Awaitable":
         return self._retry("the storage account refused a block", self._blob, url, body)
 
     async def _retry(self, what: str, request: "Callable", *args: object) -> None:

@@ -162,6 +162,7 @@ class Connection:
     proven = False
     held = True
     unreachable = 0
+    moves = False  # the clock, while DPS is asked
 
     def __init__(self, uses_token: bool) -> None:
         self.uses_token = uses_token
@@ -181,6 +182,10 @@ class Connection:
     async def reprovision(self):
         assert not self.held, "two record buffers may not fit"
         self.asked.append("DPS")
+        if self.moves:
+            self.moves = False
+            self.proven = False
+            raise CredentialError("DPS refused the token")
         if self.unreachable:
             self.unreachable -= 1
             raise ConnectionFailedError("no route", "tcp")
@@ -215,6 +220,19 @@ def test_the_time_is_repaired_before_dps_is_asked_with_a_token(uses_token, asked
     soon = [asyncio.run(refused()) for _ in range(3)]
     assert seen.asked == asked
     assert soon == ([True, True, False] if uses_token else [True, False, False])
+
+
+@pytest.mark.requirement("T10")
+def test_dps_that_refused_for_a_clock_moved_meanwhile_is_asked_again():
+    """Who sets the clock while DPS is asked makes the token wrong: no reason to wait for minutes."""
+    seen = Connection(True)
+    seen.proven = seen.moves = True
+    guard = Guard(seen, seen, random.Random(3).randrange, reprovision=seen.reprovision)
+    guard.failed(CredentialError("CONNACK 5"), True)
+    for _ in range(2):
+        asyncio.run(guard.before(seen))
+    assert seen.asked == ["DPS", "time", "DPS", "hub"]
+    assert guard.ladder.reprovisions == 1
 
 
 def test_dps_out_of_reach_is_asked_again_before_the_next_attempt():
