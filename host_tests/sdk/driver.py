@@ -416,10 +416,11 @@ async def token_renewal(case: dict) -> None:
 
 async def end(client: Client) -> None:
     check(client.sdk.connected is True, "not connected at the end")
+    # Before the end: the handler runs when the SDK finds time, and then asks for the state.
+    await until(lambda: True in client.states, "news of the connection")
     await client.call("shutdown")
     check(client.sdk.connected is False, "connected after shutdown")
     check(not client.errors, f"background exceptions: {client.errors}")
-    await until(lambda: True in client.states, "news of the connection")
 
 
 async def hub_case(case: dict) -> None:

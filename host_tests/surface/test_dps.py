@@ -333,7 +333,7 @@ async def app(client):
     out("stayed")
 platform = Platform({"dps": {"id_scope": F["scope"], "registration_id": F["device_id"],
     "key": F["key"], "host": "localhost", "port": F["port"]}, "roots": ["root.der"],
-    "client": {"port": F["port"], "https_port": F["https"]}})
+    "client": {"port": F["port"], "https_port": F["https"], "fleet_size_hint": 1}})
 if platform.kv.get("assignment") is None:
     platform.kv.set("assignment", json.dumps({"scope": F["scope"], "hub": "localhost",
         "registration": F["device_id"], "device": F["device_id"]}))
